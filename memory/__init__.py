@@ -1,0 +1,1 @@
+"""Sealed, chained memory that only the holder of the thread key can open."""

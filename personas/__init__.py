@@ -1,0 +1,1 @@
+"""Personas: model, digest, and the bundled library."""

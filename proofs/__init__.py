@@ -1,0 +1,1 @@
+"""Evidence, policy, receipts, the transparency log, and their offline verification."""

@@ -1,0 +1,1 @@
+"""Composition: the roles, the device side, configuration and the command line."""

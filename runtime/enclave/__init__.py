@@ -1,0 +1,1 @@
+"""The enclave: OHTTP gateway, persona agent, engines, identity and outbox."""

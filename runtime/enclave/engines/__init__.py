@@ -1,0 +1,1 @@
+"""Inference engines that run inside the enclave."""
