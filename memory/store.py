@@ -1,6 +1,9 @@
 """Threads in Redis: a stream of sealed records and a hash of turn tags, in one hash slot.
 
-The client's own retry policy bounds how long a call waits for a server that is away.
+The client's own retry policy bounds how long a call waits for a server that is away. The server
+needs `appendonly yes` and `appendfsync always` for an append to outlive its crash: with
+`everysec`, Redis and Valkey also hold back writes while a sync is under way, and a killed server
+forgets up to two seconds of what it acknowledged.
 """
 
 import hashlib

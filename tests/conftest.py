@@ -21,6 +21,7 @@ class ValkeyProcess:
     """
 
     folder: Path
+    appendfsync: str = "always"
     _server: ValkeyServer | None = field(default=None, repr=False)
 
     @property
@@ -34,6 +35,7 @@ class ValkeyProcess:
             persist=True,
             unix_socket_path=self.folder / "valkey.sock",
             appendonly="yes",
+            appendfsync=self.appendfsync,
             save="",
         )
         self._server.start()
@@ -58,7 +60,8 @@ def valkey_process() -> Iterator[ValkeyProcess]:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """The unix:// URL of a server shared by the whole run."""
-    process = ValkeyProcess(Path(tempfile.mkdtemp(prefix="valkey-")))
+    # Nobody kills this one, so it need not wait for the disk at every write.
+    process = ValkeyProcess(Path(tempfile.mkdtemp(prefix="valkey-")), appendfsync="everysec")
     process.start()
     yield process.url
     process.kill()
