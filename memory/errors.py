@@ -26,6 +26,8 @@ class RollbackError(MemoryStoreError):
     def __init__(self, expected: int, found: int) -> None:
         if found < expected:
             seen = f"the store holds {found} records where the device has seen {expected}"
+        elif expected == 0:
+            seen = "the device's position is of another thread"
         else:
             seen = f"the store's record {expected - 1} is not the one the device has seen"
         super().__init__(

@@ -302,7 +302,7 @@ async def test_a_position_of_another_thread_is_refused(redis_client: Redis) -> N
     """Even the empty position is a thread's own."""
     store = ThreadStore(redis_client)
     theirs = await _fill(store, 2, keys=OTHER)
-    with pytest.raises(RollbackError):
+    with pytest.raises(RollbackError, match="of another thread"):
         await store.load(KEYS, expected=theirs[0], last=3)
     await _fill(store, 3)
     for seen in theirs:
