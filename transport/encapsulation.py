@@ -74,8 +74,6 @@ def application_export(context: Exporter, label: bytes, length: int) -> bytes:
     """
     if label.startswith(_MEDIA_LABEL_PREFIX):
         raise UsageError(f"export label {label!r} is reserved for response keys; choose another")
-    if length < 1:
-        raise UsageError(f"an export of {length} bytes is not possible; ask for at least one")
     return context.export(label, length)
 
 

@@ -27,6 +27,8 @@ AEAD_CHACHA20_POLY1305: Final = 0x0003
 TAG_LENGTH: Final = 16
 """Bytes that either AEAD adds to a plaintext."""
 SEED_LENGTH: Final = 32
+MAX_EXPORT_LENGTH: Final = 255 * 32
+"""255 * Nh for HKDF-SHA256 (RFC 9180 section 5.3)."""
 
 
 class SuiteId(NamedTuple):
@@ -165,11 +167,10 @@ class _Context:
         self._context = context
 
     def export(self, exporter_context: bytes, length: int) -> bytes:
-        """The HPKE exporter (RFC 9180 section 5.3)."""
-        try:
-            secret: bytes = self._context.export(exporter_context, length)
-        except (ValueError, OverflowError) as error:
-            raise UsageError(f"cannot export {length} bytes; ask for less") from error
+        """The HPKE exporter (RFC 9180 section 5.3), for 1 to `MAX_EXPORT_LENGTH` bytes."""
+        if not 1 <= length <= MAX_EXPORT_LENGTH:
+            raise UsageError(f"cannot export {length} bytes; ask for 1 to {MAX_EXPORT_LENGTH}")
+        secret: bytes = self._context.export(exporter_context, length)
         return secret
 
 

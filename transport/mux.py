@@ -158,10 +158,6 @@ class MuxConnection:
         """Bytes that `data_to_send` would return now."""
         return self._out_bytes
 
-    def is_open(self, stream_id: int) -> bool:
-        """Whether the stream was opened and has neither ended in both directions nor been reset."""
-        return stream_id in self._streams
-
     # Receiving
 
     def receive_data(self, data: bytes) -> list[Event]:

@@ -210,6 +210,31 @@ async def test_a_vanished_client_frees_the_gateway(session: aiohttp.ClientSessio
         assert relay.metric("sotto_relay_streams_total", **gone) == 1
 
 
+@pytest.mark.parametrize("ending", [b"", b"not a chunk size\r\n"])
+async def test_a_broken_upload_frees_the_gateway(ending: bytes) -> None:
+    """A client that stops or garbles its upload half-way ends its exchange at the gateway too."""
+    async with (
+        running_gateway(echo_path) as gateway,
+        running_relay({"g": gateway.url}) as relay,
+    ):
+        host, port = relay.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        part = Exchange(gateway, request_bytes()).body[:50]
+        writer.write(
+            b"POST /gateway/g HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: message/ohttp-chunked-req\r\n\r\n32\r\n" + part + b"\r\n"
+        )
+        await eventually(lambda: relay.metric("sotto_relay_bytes_total", direction="request") == 50)
+        writer.write(ending)
+        if not ending:
+            writer.close()
+        async with asyncio.timeout(10):
+            await gateway.aborted.wait()
+        gone = {"gateway": "g", "outcome": "client_gone"}
+        await eventually(lambda: relay.metric("sotto_relay_streams_total", **gone) == 1)
+        writer.close()
+
+
 async def test_an_edges_reset_reaches_the_gateway(session: aiohttp.ClientSession) -> None:
     """A reset on an edge's stream propagates over both hops."""
 

@@ -67,6 +67,7 @@ class Stream:
         "_head",
         "_link",
         "_received",
+        "_sent_end",
         "content_type",
         "stream_id",
         "target",
@@ -80,6 +81,7 @@ class Stream:
         self.content_type = content_type
         self._received: deque[bytes] = deque()
         self._ended = False
+        self._sent_end = False
         self._head: tuple[int, str] | None = None
         self._error: TransportError | None = None
         self._changed: set[asyncio.Future[None]] = set()
@@ -87,6 +89,11 @@ class Stream:
     def __repr__(self) -> str:
         """Name the stream by its number: a target may say more than a log should hold."""
         return f"<Stream {self.stream_id}>"
+
+    @property
+    def over(self) -> bool:
+        """Whether both directions have ended, or the stream was abandoned."""
+        return self._error is not None or (self._ended and self._sent_end)
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         """Send `data`, waiting only for this stream's credit; `end` closes this direction.
@@ -97,13 +104,14 @@ class Stream:
         view = memoryview(data)
         while True:
             self._check()
-            if not self._link.mux.is_open(self.stream_id):
-                raise UsageError(f"stream {self.stream_id} has ended; open another")
+            if self._sent_end:
+                raise UsageError("this end of the stream has ended; open another")
             piece = view[: self._link.mux.writable(self.stream_id)]
             view = view[len(piece) :]
             self._link.mux.send(self.stream_id, bytes(piece), end=end and not view)
             self._link.schedule_flush()
             if not view:
+                self._sent_end = end
                 self._link.forget_if_over(self)
                 return
             await self._change()
@@ -310,7 +318,8 @@ class Link:
 
     def forget_if_over(self, stream: Stream) -> None:
         """Pass no further events to a stream that has ended both ways or was reset."""
-        if not self.mux.is_open(stream.stream_id):
+        # Not asked of the connection: it is ahead of the events that the stream has taken.
+        if stream.over:
             self._streams.pop(stream.stream_id, None)
 
     async def _run(self) -> None:
@@ -367,7 +376,7 @@ class Link:
             # No traceback: it would show what the handler was working on.
             _log.error("stream %d: its handler failed: %s", stream.stream_id, type(error).__name__)
         finally:
-            if self.mux.is_open(stream.stream_id):
+            if not stream.over:
                 stream.reset(ResetCode.INTERNAL)
 
     async def _write(self) -> None:
