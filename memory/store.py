@@ -19,7 +19,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from memory.errors import ConflictError, CorruptError, RollbackError, UnavailableError
 from memory.keys import ThreadKeys
 from memory.records import NONCE_BYTES, Turn, open_record, previous_head, seal
-from memory.thread import Position, Thread, judge, walk
+from memory.thread import Answered, Position, Thread, judge, walk
 
 _APPEND: Final = resources.files("memory").joinpath("append.lua").read_text(encoding="utf-8")
 _APPEND_SHA: Final = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
@@ -84,25 +84,23 @@ class ThreadStore:
             return after
         if verdict == b"moved":
             raise ConflictError(position.length, _index(number))
-        _, first = await self._read_turn(keys, turn.turn_id, _index(number))
-        return first
+        return (await self._read_turn(keys, turn.turn_id, _index(number))).after
 
-    async def find(self, keys: ThreadKeys, turn_id: bytes) -> tuple[Turn, Position] | None:
-        """Return the turn that was already answered under `turn_id`, and the position after it."""
+    async def find(self, keys: ThreadKeys, turn_id: bytes) -> Answered | None:
+        """Return the turn that was already answered under `turn_id`, and where it stands."""
         tag = keys.turn_tag(turn_id)
         number = await _answer(self._redis.hget(_turns(keys), tag))
         if number is None:
             return None
         return await self._read_turn(keys, turn_id, _index(number))
 
-    async def _read_turn(
-        self, keys: ThreadKeys, turn_id: bytes, index: int
-    ) -> tuple[Turn, Position]:
+    async def _read_turn(self, keys: ThreadKeys, turn_id: bytes, index: int) -> Answered:
         ((sealed, _),) = await self._range(keys, index, 1)
         turn = open_record(keys, index, sealed)
         if not hmac.compare_digest(turn.turn_id, turn_id):
             raise CorruptError(index, "it is not the turn that it is listed as")
-        return turn, Position(index, previous_head(sealed, index)).follow(sealed)
+        before = Position(index, previous_head(sealed, index))
+        return Answered(turn, before, before.follow(sealed))
 
     async def _bridge(self, keys: ThreadKeys, expected: Position, start: Position) -> None:
         """Follow the chain from where the device left it to where the newest records begin."""

@@ -79,6 +79,15 @@ class Thread:
     turns: tuple[Turn, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A turn that is in memory, and the positions before and after it."""
+
+    turn: Turn
+    before: Position
+    after: Position
+
+
 def walk(start: Position, records: Iterable[bytes], expected: Position | None) -> Position:
     """Follow sealed records from `start`; return where they end.
 

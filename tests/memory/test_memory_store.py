@@ -18,7 +18,7 @@ from memory.errors import (
 from memory.keys import ThreadKeys, derive_thread_key
 from memory.records import Turn
 from memory.store import ThreadStore
-from memory.thread import Position
+from memory.thread import Answered, Position
 
 KEYS = ThreadKeys(derive_thread_key(b"m" * 32, "fern"))
 OTHER = ThreadKeys(derive_thread_key(b"m" * 32, "moss"))
@@ -361,7 +361,9 @@ async def test_an_answered_turn_is_found_by_its_id(redis_client: Redis) -> None:
     """A second enclave finds the answer that the first one gave before it died."""
     store = ThreadStore(redis_client)
     positions = await _fill(store, 30)
-    assert await store.find(KEYS, _turn(4).turn_id) == (_turn(4), positions[5])
+    assert await store.find(KEYS, _turn(4).turn_id) == Answered(
+        _turn(4), positions[4], positions[5]
+    )
     assert await store.find(KEYS, _turn(31).turn_id) is None
     assert await store.find(OTHER, _turn(4).turn_id) is None
 
@@ -449,7 +451,9 @@ async def test_both_redis_protocols_serve(valkey: str, redis_client: Redis, prot
         positions = await _fill(store, 30)
         thread = await store.load(KEYS, expected=positions[2], last=5)
         assert (thread.position, len(thread.turns)) == (positions[-1], 5)
-        assert await store.find(KEYS, _turn(3).turn_id) == (_turn(3), positions[4])
+        assert await store.find(KEYS, _turn(3).turn_id) == Answered(
+            _turn(3), positions[3], positions[4]
+        )
         assert await store.append(KEYS, positions[-1], _turn(3)) == positions[4]
 
 

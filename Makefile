@@ -1,0 +1,65 @@
+# Two commands matter: `make run` and `make test`. Both work on a bare clone with Python 3.11+.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+DATA    ?= data
+PORT    ?= 8470
+ENGINE  ?= embedded
+MODEL   ?=
+PERSONA ?= wren
+OPTIONS ?=
+
+BIN := $(VENV)/bin
+# Which environment the engine needs: vLLM is large, so it is installed only when asked for.
+ENGINE_STAMP := $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.base)
+
+.PHONY: run test check vllm bench lock toy clean
+
+run: $(ENGINE_STAMP) ## Start everything and open a chat
+	@exec $(BIN)/sotto up --allow-simulated --data "$(DATA)" --port $(PORT) --engine $(ENGINE) \
+	  --persona $(PERSONA) $(if $(MODEL),--model "$(MODEL)") $(OPTIONS)
+
+test: $(VENV)/.dev $(VENV)/.vllm ## All tests
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.dev ## Lint, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+vllm: $(VENV)/.vllm ## Install vLLM (its CPU build where there is no GPU)
+
+bench: $(VENV)/.dev ## Performance, as ratios measured in one session
+	$(BIN)/python -m loadtest.bench
+
+lock: $(VENV)/.dev ## Resolve the lock files anew
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --output-file requirements/base.lock pyproject.toml
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --extra dev --constraint requirements/base.lock \
+	  --output-file requirements/dev.lock pyproject.toml
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Sottovoce needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "The virtual environment $(VENV) cannot be made: install Python's venv module (Debian: apt install python3-venv) or choose a writable place with VENV=FOLDER" >&2; exit 2; }
+
+$(VENV)/.base: requirements/base.lock pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing locked dependencies into $(VENV)…"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/base.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.base
+	@echo "Installing what the tests need…"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.vllm: requirements/vllm.lock tools/install_vllm.sh $(VENV)/.base
+	@sh tools/install_vllm.sh $(BIN)
+	@touch $@
+
+clean: ## Remove the environment; data stays
+	rm -rf $(VENV)

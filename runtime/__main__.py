@@ -1,0 +1,5 @@
+"""``python -m runtime`` is ``sotto``."""
+
+from runtime.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The device side: keys, sealed turns, receipts."""

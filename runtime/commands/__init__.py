@@ -1,0 +1,1 @@
+"""What `sotto` can do, one file per command."""

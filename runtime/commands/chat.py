@@ -1,0 +1,282 @@
+"""`sotto chat`: talk to a persona, or do one turn for a program."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from personas.digest import persona_digest
+from personas.errors import PersonaError
+from personas.library import load_library
+from personas.model import Persona
+from proofs.policy import Policy
+from runtime.client.device import Device, LiveEnclave
+from runtime.client.home import DeviceHome
+from runtime.commands.common import (
+    SIMULATED_LINE,
+    add_edge,
+    add_home,
+    dim,
+    home_folder,
+    load_policy,
+    print_json,
+    say,
+)
+from runtime.errors import Exit, SottoError
+
+T = TypeVar("T")
+_Events = queue.Queue[dict[str, Any] | Exception | None]
+_LAST_RECEIPTS_S = 3.0
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("chat", help="talk to a persona")
+    parser.add_argument("persona", help="a persona's handle; `sotto personas` lists them")
+    parser.add_argument("--message", help="do one turn with this text and end")
+    parser.add_argument("--json", action="store_true", help="with --message: print JSON")
+    parser.add_argument(
+        "--show-prompt",
+        action="store_true",
+        help="show the prompt that the enclave built; only a debug enclave tells",
+    )
+    add_edge(parser)
+    add_home(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if args.json and args.message is None:
+        raise SottoError("--json needs --message TEXT", exit_code=Exit.USAGE)
+    try:
+        persona = load_library().get(args.persona)
+    except PersonaError as error:
+        raise SottoError(str(error), code="persona_unknown", exit_code=Exit.USAGE) from None
+    policy, _ = load_policy(args)
+    folder = home_folder(args)
+    if args.message is None:
+        return _Conversation(folder, policy, persona, args).run()
+    home = DeviceHome(folder)
+    try:
+        return asyncio.run(_one_turn(args, Device(home, policy, args.edge), persona))
+    finally:
+        home.close()
+
+
+async def _one_turn(args: argparse.Namespace, device: Device, persona: Persona) -> int:
+    result = _OneTurn(args, persona)
+    async with device:
+        simulated = (await device.enclaves())[0].attested.simulated
+        result.fields["simulated"] = simulated
+        if simulated and not args.json:
+            sys.stderr.write(SIMULATED_LINE + "\n")
+        async for event in device.turn(persona, args.message):
+            result.take(event)
+    return result.end()
+
+
+class _OneTurn:
+    """Collects one turn's events into what `--json` prints, or shows them as they come."""
+
+    def __init__(self, args: argparse.Namespace, persona: Persona) -> None:
+        self._args = args
+        self._started = time.monotonic()
+        self.fields: dict[str, Any] = {
+            "text": "",
+            "ttft_ms": None,
+            "persona": {"handle": persona.handle, "digest": persona_digest(persona).hex()},
+        }
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One event of the turn."""
+        fields, quiet = self.fields, self._args.json
+        match event["type"]:
+            case "response.created":
+                shown = ("engine", "model", "enclave_id", "notice", "prompt")
+                fields |= {key: event[key] for key in shown if key in event}
+                if not quiet:
+                    _introduce(event, show_prompt=self._args.show_prompt)
+            case "response.output_text.delta":
+                fields["ttft_ms"] = fields["ttft_ms"] or self._elapsed_ms()
+                fields["text"] += event["delta"]
+                if not quiet:
+                    say(event["delta"], end="")
+            case "response.restarted":
+                fields["text"] = ""
+                if not quiet:
+                    say("\n[the enclave restarted and answers anew]")
+            case kind:
+                fields["outcome"] = kind.removeprefix("response.")
+                fields |= {key: event[key] for key in ("turn_id", "receipt_id")}
+                fields |= {key: event[key] for key in ("usage", "error") if key in event}
+
+    def end(self) -> int:
+        """Print what is left to print; the exit code."""
+        self.fields["total_ms"] = self._elapsed_ms()
+        failed = self.fields["outcome"] == "failed"
+        if self._args.json:
+            print_json(self.fields)
+        elif failed:
+            error = self.fields["error"]
+            raise SottoError(error["message"], code=error["code"])
+        else:
+            say()
+        return Exit.FAILED if failed else Exit.OK
+
+    def _elapsed_ms(self) -> float:
+        return round((time.monotonic() - self._started) * 1000, 1)
+
+
+def _introduce(event: dict[str, Any], *, show_prompt: bool) -> None:
+    if notice := event.get("notice"):
+        sys.stderr.write(notice + "\n")
+    if show_prompt:
+        show(event)
+
+
+def show(event: dict[str, Any]) -> None:
+    """The built prompt, where the enclave is a debug build and tells."""
+    if "prompt" not in event:
+        say(dim("[this enclave does not tell its prompt: it is not a debug build]"))
+    for message in event.get("prompt", []):
+        say(dim(f"[{message['role']}] {message['content']}"))
+
+
+class _Conversation:
+    """A conversation in a terminal.
+
+    The line editor blocks, so it has this thread, and the device has one with an event loop: a
+    receipt can arrive while somebody thinks about what to say.
+    """
+
+    def __init__(
+        self, folder: Path, policy: Policy, persona: Persona, args: argparse.Namespace
+    ) -> None:
+        self._home_folder = folder
+        self._policy = policy
+        self._persona = persona
+        self._args = args
+        self._loop = asyncio.new_event_loop()
+        self._notice: str | None = None
+        self._turns: list[str] = []
+
+    def run(self) -> int:
+        """Talk until end of input or Ctrl-C at the prompt."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives input() line editing and history
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            device = self._call(self._connect())
+            try:
+                self._greet(self._call(device.enclaves()))
+                self._talk(device)
+                self._say_goodbye(device)
+            finally:
+                self._call(device.__aexit__(None, None, None))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+        return Exit.OK
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _connect(self) -> Device:
+        # A database belongs to the thread that opens it, so the loop's thread opens its own.
+        device = Device(DeviceHome(self._home_folder), self._policy, self._args.edge)
+        return await device.__aenter__()
+
+    def _greet(self, enclaves: list[LiveEnclave]) -> None:
+        claims = enclaves[0].attested.claims
+        say(f"{self._persona.name}: {self._persona.tagline}")
+        say(dim(f"{claims.engine} · {claims.model} · sealed on this device"))
+        if enclaves[0].attested.simulated:
+            say(dim(SIMULATED_LINE))
+        say(dim("Ctrl-C stops a reply; Ctrl-C or Ctrl-D at the prompt ends the chat."))
+        say(f"\n{self._persona.name}> {self._persona.greeting}")
+
+    def _talk(self, device: Device) -> None:
+        while True:
+            try:
+                message = input("\nyou> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                say()
+                return
+            if message:
+                say(f"\n{self._persona.name}> ", end="")
+                self._reply(device, message)
+
+    def _reply(self, device: Device, message: str) -> None:
+        """Show one reply as it comes; Ctrl-C stops it."""
+        events: _Events = queue.Queue()
+        asyncio.run_coroutine_threadsafe(self._turn(device, message, events), self._loop)
+        turn_id = ""
+        while True:
+            try:
+                event = events.get()
+            except KeyboardInterrupt:
+                if turn_id:
+                    self._call(device.cancel(self._persona, turn_id))
+                continue
+            if event is None:
+                return
+            if isinstance(event, SottoError):
+                say(f"\n[{event}]")
+                return
+            if isinstance(event, Exception):
+                raise event
+            turn_id = event.get("turn_id", turn_id)
+            self._show(event)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "response.created":
+                if event.get("notice") not in (None, self._notice):
+                    self._notice = event["notice"]
+                    say(dim(f"[{self._notice}]"))
+                if self._args.show_prompt:
+                    show(event)
+            case "response.output_text.delta":
+                say(event["delta"], end="")
+            case "response.restarted":
+                say("\n[the enclave restarted and answers anew]")
+            case "response.completed":
+                self._turns.append(event["receipt_id"])
+                say()
+            case "response.cancelled":
+                self._turns.append(event["receipt_id"])
+                say(dim(" [stopped]"))
+            case "response.failed":
+                say(f"[{event['error']['message']}]")
+
+    async def _turn(self, device: Device, message: str, events: _Events) -> None:
+        try:
+            async for event in device.turn(self._persona, message):
+                events.put(event)
+            events.put(None)
+        except Exception as error:  # handed to the thread that shows it
+            events.put(error)
+
+    def _say_goodbye(self, device: Device) -> None:
+        """Receipts come after the answers; wait a moment for the last of them."""
+
+        async def settle() -> list[str]:
+            rows = [await device.wait_settled(one, _LAST_RECEIPTS_S) for one in self._turns]
+            return [row.status for row in rows if row is not None]
+
+        states = self._call(settle())
+        if states:
+            settled = states.count("settled")
+            say(dim(f"{settled} of {len(states)} receipts settled; `sotto receipts` lists them."))
+        if refused := states.count("refused"):
+            say(f"{refused} receipts were REFUSED: see `sotto receipts`.")

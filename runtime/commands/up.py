@@ -1,0 +1,127 @@
+"""`sotto up`: the whole system on this machine, and a chat where there is a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from runtime.commands.common import SIMULATED_LINE, dim, say
+from runtime.config import EngineConfig
+from runtime.errors import Exit, SetupError
+from runtime.up import Running, UpOptions, up
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "up", help="run everything on this machine: Valkey, log, enclave, relay, edge"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder for what stays")
+    parser.add_argument("--port", type=int, default=8470, help="the edge's port; others follow")
+    parser.add_argument(
+        "--engine", choices=["embedded", "vllm", "openai", "scripted"], default="embedded"
+    )
+    parser.add_argument("--model", help="folder or name of a model, for vllm and openai")
+    parser.add_argument("--base-url", help="the openai engine's server, on loopback")
+    parser.add_argument("--persona", default="wren", help="whom the chat is with")
+    parser.add_argument("--no-chat", action="store_true", help="serve only, even in a terminal")
+    parser.add_argument("--redis-url", help="a Redis of your own instead of the embedded Valkey")
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="a debug enclave: it shows each built prompt to its device and says DEBUG",
+    )
+    parser.add_argument(
+        "--allow-simulated",
+        action="store_true",
+        help="run without confidential hardware; every screen says SIMULATED",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if not args.allow_simulated:
+        raise SetupError(
+            "this release attests with simulated evidence only, which proves nothing about the "
+            "machine; say so with --allow-simulated to run it",
+            code="no_tee",
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    options = UpOptions(
+        data=args.data,
+        port=args.port,
+        engine=EngineConfig(kind=args.engine, model=args.model, base_url=args.base_url),
+        debug=args.debug,
+        redis_url=args.redis_url,
+    )
+    return asyncio.run(_run(args, options))
+
+
+async def _run(args: argparse.Namespace, options: UpOptions) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    started = time.monotonic()
+    sys.stderr.write(f"Starting ({options.engine.kind})…\n")
+    starting = asyncio.create_task(_start_and_serve(args, options, stop, started))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done() and not _Serving.ready:
+        starting.cancel()  # stopped while it started: the way out stops what was started
+        await asyncio.gather(starting, return_exceptions=True)
+        return Exit.INTERRUPTED
+    return await starting
+
+
+class _Serving:
+    """Whether the system is up, so that a stop before it is told from one after it."""
+
+    ready = False
+
+
+async def _start_and_serve(
+    args: argparse.Namespace, options: UpOptions, stop: asyncio.Event, started: float
+) -> int:
+    async with up(options) as running:
+        _Serving.ready = True
+        _announce(running, time.monotonic() - started)
+        if sys.stdin.isatty() and sys.stdout.isatty() and not args.no_chat:
+            return await _chat(args, options, stop)
+        await stop.wait()
+        return Exit.OK
+
+
+def _announce(running: Running, seconds: float) -> None:
+    addresses = " ".join(f"{name}={url}" for name, url in running.addresses().items())
+    say(f"Sottovoce is ready {addresses}")
+    say(dim(f"in {seconds:.1f} s · data in {running.options.data} · {SIMULATED_LINE}"))
+
+
+async def _chat(args: argparse.Namespace, options: UpOptions, stop: asyncio.Event) -> int:
+    """Open a chat in this terminal with the very command a person would type."""
+    command = ["chat", args.persona, "--edge", options.edge_url, "--home", str(options.home)]
+    command.append("--allow-simulated")
+    if args.debug:
+        command.append("--show-prompt")
+    say(dim(f"$ sotto {shlex.join(command)}\n"))
+    # In this terminal's own process group: Ctrl-C stops a reply there and nothing here.
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "runtime", *command)
+    ended = asyncio.create_task(process.wait())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        process.terminate()
+    stopped.cancel()
+    return await ended if not stop.is_set() else Exit.OK

@@ -1,0 +1,124 @@
+"""Configuration files of the roles: TOML, strict, one per role, readable by its role alone."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtime.errors import SetupError
+from runtime.wire import GatewayName
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(_Config):
+    """Which engine answers; see docs/engines.md."""
+
+    kind: Literal["embedded", "vllm", "openai", "scripted"] = "embedded"
+    model: str | None = None
+    base_url: str | None = None
+    context_tokens: Annotated[int, Field(ge=256)] | None = None
+    first_token_s: Annotated[float, Field(ge=0)] = 0.05
+    token_s: Annotated[float, Field(ge=0)] = 0.02
+    tokens: Annotated[int, Field(ge=1)] = 64
+
+
+class EnclaveConfig(_Config):
+    """The enclave: gateway, agent and engine.
+
+    Attributes:
+        gateway: This replica's name, by which relays know it.
+        simulated_root: Private key of the development root; there is no TEE here.
+        debug: Show the built prompt to the device, sealed, and say DEBUG in the evidence.
+        key_lifetime_s: How long key configurations are accepted; new ones come at half of it.
+    """
+
+    gateway: GatewayName = "enclave-0"
+    host: str = "127.0.0.1"
+    port: Port = 8472
+    metrics_port: Port = 9472
+    redis_url: str
+    simulated_root: Path
+    engine: EngineConfig = EngineConfig()
+    debug: bool = False
+    key_lifetime_s: Annotated[int, Field(ge=60, le=86400)] = 86400
+    max_turns: Annotated[int, Field(ge=1)] = 256
+
+
+class EdgeConfig(_Config):
+    """The websocket edge."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8470
+    metrics_port: Port = 9470
+    redis_url: str
+    relay_url: str
+    max_sockets: Annotated[int, Field(ge=1)] = 10_000
+    resume_s: Annotated[float, Field(ge=0)] = 60.0
+
+
+class RelayRoleConfig(_Config):
+    """The relay: names of gateways and where they are. It needs nothing else."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8471
+    metrics_port: Port = 9471
+    gateways: Annotated[dict[GatewayName, str], Field(min_length=1)]
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
+
+
+class LogRoleConfig(_Config):
+    """The transparency log."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8473
+    metrics_port: Port = 9473
+    redis_url: str
+    directory: Path
+    key_file: Path
+    origin: str = "localhost/sottovoce-log"
+    batch_interval_s: Annotated[float, Field(gt=0)] = 0.25
+
+
+ConfigT = TypeVar("ConfigT", bound=_Config)
+
+
+def load_config(kind: type[ConfigT], path: Path) -> ConfigT:
+    """Read one role's file.
+
+    Raises:
+        SetupError: Unreadable, not TOML, or a wrong key; names file, key and remedy, never the
+            value, which may be a password.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SetupError(
+            f"the configuration {path} cannot be read: {error.strerror}; pass --config FILE"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"the configuration {path} is not TOML: {error}") from error
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SetupError(
+            f"the configuration {path}: {key}: {first['msg']}; docs/configuration.md lists the keys"
+        ) from None
+
+
+def dump_config(config: BaseModel, path: Path) -> None:
+    """Write one role's file, readable by this user alone."""
+    path.touch(mode=0o600)
+    path.write_text(
+        tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )

@@ -1,0 +1,1 @@
+"""The edge: websockets in front, the relay behind, nothing readable in between."""

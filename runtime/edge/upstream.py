@@ -1,0 +1,53 @@
+"""The edge's one multiplexed connection to the relay, made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from transport.errors import LinkClosedError
+from transport.relay.link import Link
+
+_BACKOFF_S = (0.0, 0.1, 0.3, 0.6, 1.0)
+
+
+class RelayLink:
+    """Hands out the live link, connecting at most once at a time.
+
+    Args:
+        session: HTTP client.
+        relay_url: Base address of the relay.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, relay_url: str) -> None:
+        self._session = session
+        self._url = relay_url.rstrip("/") + "/mux"
+        self._link: Link | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a link is up now."""
+        return self._link is not None and not self._link.closed
+
+    async def get(self) -> Link:
+        """The link; raises LinkClosedError where the relay stays away for some two seconds."""
+        async with self._lock:
+            if self._link is not None and not self._link.closed:
+                return self._link
+            last: LinkClosedError | None = None
+            for pause in _BACKOFF_S:
+                await asyncio.sleep(pause)
+                try:
+                    self._link = await Link.connect(self._session, self._url)
+                except LinkClosedError as error:
+                    last = error
+                else:
+                    return self._link
+            raise last or LinkClosedError("the relay is away; try later")
+
+    async def close(self) -> None:
+        """Close the link."""
+        if self._link is not None:
+            await self._link.close()

@@ -1,0 +1,347 @@
+"""The persona agent: open memory, build the prompt, stream the reply, remember, then prove.
+
+Order is the contract (docs/architecture.md): the reply streams as it is made, the turn is in
+sealed memory before ``response.completed``, and the receipt comes after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+from weakref import WeakValueDictionary
+
+import orjson
+
+from memory.errors import ConflictError, MemoryStoreError
+from memory.keys import ThreadKeys
+from memory.records import Turn
+from memory.store import ThreadStore
+from memory.thread import Answered, Position, Thread
+from personas.model import Persona
+from proofs.receipt import Outcome, Receipt, commitment
+from runtime.enclave.api import ApiError, error_object
+from runtime.enclave.engines.base import Engine, EngineError, FinishReason, Sampling
+from runtime.enclave.outbox import Outbox, ReceiptJob
+from runtime.enclave.prompt import Prompt, PromptTooLongError, build_prompt
+from runtime.enclave.turns import RunningTurn, TurnCall, TurnTable
+from runtime.telemetry import EnclaveMetrics
+
+log = logging.getLogger(__name__)
+
+# Most records read for one turn; the token budget then chooses among them.
+HISTORY_TURNS = 64
+_APPEND_TRIES = 4
+
+
+class Agent:
+    """Runs turns: at most one at a time in a thread, many threads side by side.
+
+    Args:
+        engine: Started engine.
+        store: Sealed memory.
+        outbox: Where receipts go after the last token.
+        metrics: Counters.
+        max_turns: Turns running at once; more are refused as `overloaded`.
+        debug: Put the built prompt into ``response.created``, sealed for the device. The
+            attestation evidence of such an enclave says DEBUG.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: ThreadStore,
+        outbox: Outbox,
+        metrics: EnclaveMetrics,
+        *,
+        max_turns: int,
+        debug: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._outbox = outbox
+        self._metrics = metrics
+        self._max_turns = max_turns
+        self._debug = debug
+        self._table = TurnTable()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._closing = False
+
+    def submit(self, call: TurnCall) -> RunningTurn:
+        """Start a turn, or listen to the one that has this id.
+
+        Raises:
+            ApiError: Too many turns, no room for receipts, or the enclave is stopping.
+        """
+        if turn := self._table.get(call.keys, call.turn_id):
+            return turn
+        if self._closing:
+            raise ApiError(503, "stopping", "this enclave is stopping; send the turn to another")
+        if len(self._table.running()) >= self._max_turns or self._outbox.full:
+            raise ApiError(503, "overloaded", "this enclave is full; try again in a moment")
+        turn = RunningTurn(
+            call, request_id=os.urandom(12).hex(), started=asyncio.get_running_loop().time()
+        )
+        self._table.add(turn)
+        turn.task = asyncio.create_task(self._run(turn))
+        return turn
+
+    async def cancel(self, keys: ThreadKeys, turn_id: bytes) -> bool:
+        """Stop a running turn; what was said so far is kept. False where none runs."""
+        turn = self._table.get(keys, turn_id)
+        if turn is None or turn.finished:
+            return False
+        turn.cancelled = True
+        await self._engine.abort(turn.request_id)
+        return True
+
+    async def close(self, grace_s: float) -> None:
+        """Refuse new turns, let running ones end within the grace, then stop them."""
+        self._closing = True
+        tasks = [turn.task for turn in self._table.running() if turn.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, turn: RunningTurn) -> None:
+        lock = self._locks.setdefault(turn.call.keys.thread_id, asyncio.Lock())
+        try:
+            async with lock:
+                await self._answer(turn)
+        except MemoryStoreError as error:
+            self._fail(turn, error.code, str(error), None)
+        except asyncio.CancelledError:
+            self._fail(turn, "stopping", "the enclave stopped; send the same turn again", None)
+            raise
+        except Exception as error:
+            # The exception's own text may quote the conversation, so only its place is logged.
+            place = "".join(traceback.format_tb(error.__traceback__))
+            log.error("turn failed: %s at\n%s", type(error).__name__, place)  # noqa: TRY400
+            self._fail(turn, "internal", "the enclave failed; its operator has the place", None)
+        finally:
+            # A failed turn changed nothing, so the same id may try again.
+            self._table.finish(turn, keep=turn.outcome != "response.failed")
+
+    async def _answer(self, turn: RunningTurn) -> None:
+        call = turn.call
+        expected = _position(call.request.position)
+        # Both in one round trip; a turn that is in memory is not generated again.
+        answered, thread = await asyncio.gather(
+            self._store.find(call.keys, call.turn_id),
+            self._store.load(call.keys, expected=expected, last=HISTORY_TURNS),
+        )
+        if answered is not None:
+            self._replay(turn, answered)
+            return
+        try:
+            prompt = build_prompt(call.persona, thread.turns, call.request.message, self._engine)
+        except PromptTooLongError:
+            self._fail(
+                turn,
+                "prompt_too_long",
+                f"the message does not fit the model's window of {self._engine.context_tokens} "
+                "tokens; shorten it",
+                thread,
+            )
+            return
+        receipt_id = os.urandom(16)
+        sampling = _sampling(call.persona, prompt)
+        turn.emit(self._created(turn, receipt_id, prompt))
+        try:
+            reply, finish = await self._generate(turn, prompt, sampling)
+        except EngineError as error:
+            self._fail(turn, error.code, str(error), thread, receipt_id)
+            return
+        outcome = Outcome.CANCELLED if finish is FinishReason.CANCELLED else Outcome.COMPLETED
+        record = Turn(
+            turn_id=call.turn_id,
+            time=int(time.time()),
+            message=call.request.message,
+            reply=reply,
+            outcome=outcome.value,
+            receipt_id=receipt_id,
+            receipt_digest=await self._previous_receipt(call.keys, thread),
+        )
+        place = await self._append(call, thread.position, record)
+        turn.emit(
+            {
+                "type": f"response.{outcome.value}",
+                "turn_id": call.request.turn_id,
+                "receipt_id": receipt_id.hex(),
+                "position": str(place.after),
+                "finish_reason": finish.value,
+                "usage": {
+                    "prompt_tokens": prompt.tokens,
+                    "remembered_turns": prompt.remembered,
+                },
+            }
+        )
+        self._metrics.turns.labels(self._engine.name, outcome.value).inc()
+        self._prove(call, place, sampling)
+
+    async def _previous_receipt(self, keys: ThreadKeys, thread: Thread) -> bytes | None:
+        if not thread.turns:
+            return None
+        return await self._outbox.digest(keys, thread.turns[-1].receipt_id)
+
+    def _created(self, turn: RunningTurn, receipt_id: bytes, prompt: Prompt) -> dict[str, Any]:
+        event: dict[str, Any] = {
+            "type": "response.created",
+            "turn_id": turn.call.request.turn_id,
+            "receipt_id": receipt_id.hex(),
+            "engine": self._engine.name,
+            "model": self._engine.model,
+        }
+        if self._engine.notice:
+            event["notice"] = self._engine.notice
+        if self._debug:
+            event["prompt"] = [asdict(message) for message in prompt.messages]
+        return event
+
+    async def _generate(
+        self, turn: RunningTurn, prompt: Prompt, sampling: Sampling
+    ) -> tuple[str, FinishReason]:
+        parts: list[str] = []
+        finish = FinishReason.STOP
+        loop = asyncio.get_running_loop()
+        last = turn.started
+        stream = self._engine.stream(
+            turn.request_id,
+            prompt.messages,
+            sampling,
+            cache_salt=turn.call.keys.cache_salt,
+        )
+        if turn.cancelled:  # cancelled while it waited for its thread
+            return "", FinishReason.CANCELLED
+        async for delta in stream:
+            if delta.text:
+                now = loop.time()
+                if parts:
+                    self._metrics.inter_token.labels(self._engine.name).observe(
+                        (now - last) / max(1, delta.tokens)
+                    )
+                else:
+                    self._metrics.ttft.labels(self._engine.name).observe(now - last)
+                last = now
+                parts.append(delta.text)
+                turn.emit({"type": "response.output_text.delta", "delta": delta.text})
+            finish = delta.finish or finish
+        return "".join(parts), finish
+
+    async def _append(self, call: TurnCall, position: Position, record: Turn) -> Answered:
+        """Append where the thread ends now; another device's turn may have come between."""
+        for _ in range(_APPEND_TRIES - 1):
+            try:
+                return Answered(
+                    record, position, await self._store.append(call.keys, position, record)
+                )
+            except ConflictError:
+                moved = await self._store.load(call.keys, expected=position, last=1)
+                position = moved.position
+        return Answered(record, position, await self._store.append(call.keys, position, record))
+
+    def _replay(self, turn: RunningTurn, place: Answered) -> None:
+        """Answer a turn that is already in memory: the same reply, no second generation."""
+        record = place.turn
+        ids = {
+            "turn_id": turn.call.request.turn_id,
+            "receipt_id": record.receipt_id.hex(),
+            "replayed": True,
+        }
+        turn.emit(
+            {
+                "type": "response.created",
+                **ids,
+                "engine": self._engine.name,
+                "model": self._engine.model,
+            }
+        )
+        turn.emit({"type": "response.output_text.delta", "delta": record.reply})
+        turn.emit({"type": f"response.{record.outcome}", **ids, "position": str(place.after)})
+        # An enclave that died between answer and receipt left none: this one makes good for it.
+        self._prove(turn.call, place, None, again=True)
+
+    def _fail(
+        self,
+        turn: RunningTurn,
+        code: str,
+        message: str,
+        thread: Thread | None,
+        receipt_id: bytes | None = None,
+    ) -> None:
+        """Tell the device, change no memory, and still leave a receipt."""
+        if turn.finished:
+            return  # the device has its answer; what broke after it is in the log
+        receipt_id = receipt_id or os.urandom(16)
+        turn.emit(
+            {
+                "type": "response.failed",
+                "turn_id": turn.call.request.turn_id,
+                "receipt_id": receipt_id.hex(),
+                "error": error_object(code, message),
+            }
+        )
+        self._metrics.turns.labels(self._engine.name, Outcome.FAILED.value).inc()
+        if self._outbox.full:
+            return
+        record = Turn(
+            turn_id=turn.call.turn_id,
+            time=int(time.time()),
+            message=turn.call.request.message,
+            reply="",
+            outcome=Outcome.FAILED.value,
+            receipt_id=receipt_id,
+        )
+        place = thread.position if thread is not None else Position.genesis(turn.call.keys)
+        self._prove(turn.call, Answered(record, place, place), None)
+
+    def _prove(
+        self, call: TurnCall, place: Answered, sampling: Sampling | None, *, again: bool = False
+    ) -> None:
+        """Queue the receipt; nothing here waits."""
+        identity, record = call.identity, place.turn
+        receipt = Receipt(
+            receipt_id=record.receipt_id,
+            enclave=identity.bundle_digest,
+            key_config_id=call.key_id,
+            persona=bytes.fromhex(call.request.persona.digest),
+            model_manifest=identity.claims.model_manifest,
+            release=identity.claims.release,
+            request=commitment(call.request_salt, "request", record.message.encode()),
+            response=commitment(call.response_salt, "response", record.reply.encode()),
+            head_before=place.before.head if place.before.length else None,
+            head_after=place.after.head if place.after.length else None,
+            turn_index=place.before.length,
+            previous=record.receipt_digest,
+            sampling=sampling_digest(sampling),
+            outcome=Outcome(record.outcome),
+            time=record.time,
+            epoch=identity.claims.epoch,
+        )
+        self._outbox.put(ReceiptJob(receipt, identity.receipt_key, call.keys, again))
+
+
+def _position(text: str | None) -> Position | None:
+    return None if text is None else Position.parse(text)
+
+
+def _sampling(persona: Persona, prompt: Prompt) -> Sampling:
+    return Sampling(
+        temperature=persona.sampling.temperature,
+        top_p=persona.sampling.top_p,
+        max_tokens=prompt.max_reply_tokens,
+    )
+
+
+def sampling_digest(sampling: Sampling | None) -> bytes:
+    """SHA-256 of the sampling parameters as JSON with sorted keys; of ``null`` where none ran."""
+    value: Mapping[str, Any] | None = asdict(sampling) if sampling is not None else None
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()

@@ -1,0 +1,123 @@
+"""What travels inside the encapsulation: requests from the device, events back (docs/protocol.md).
+
+Only the device and the enclave can read these.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+MAX_MESSAGE_CHARACTERS = 16_384
+MAX_REQUEST_BYTES = 128 * 1024
+
+TURNS_PATH = b"/v1/turns"
+CANCEL_PATH = b"/v1/turns/cancel"
+
+# Labels of the HPKE exporter; salts that only the two ends know (docs/receipts.md).
+REQUEST_SALT_LABEL = b"sottovoce v1 request commitment salt"
+RESPONSE_SALT_LABEL = b"sottovoce v1 response commitment salt"
+SALT_BYTES = 32
+
+
+class ApiError(Exception):
+    """A request that the enclave refuses, told to the device inside the encapsulation."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    def body(self) -> bytes:
+        """JSON in the shape of OpenAI's errors."""
+        return orjson.dumps({"error": error_object(self.code, str(self))})
+
+
+def error_object(code: str, message: str) -> dict[str, str]:
+    """The `error` member of events and bodies."""
+    return {"type": "sotto_error", "code": code, "message": message}
+
+
+def _from_base64url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        data = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("not base64url") from None
+    if to_base64url(data) != value:
+        raise ValueError("not canonical base64url")
+    return data
+
+
+def to_base64url(data: bytes) -> str:
+    """Base64url without padding (RFC 4648 §5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+Bytes32 = Annotated[
+    bytes,
+    Field(min_length=32, max_length=32),
+    BeforeValidator(_from_base64url),
+    PlainSerializer(to_base64url, return_type=str),
+]
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    thread_key: Bytes32 = Field(repr=False)
+    turn_id: Hex16
+
+
+class PersonaReference(BaseModel):
+    """A persona by handle and digest: the enclave answers as this one or not at all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    handle: Annotated[str, Field(max_length=64)]
+    digest: Hex32
+
+
+class TurnRequest(_Body):
+    """``POST /v1/turns``.
+
+    Attributes:
+        thread_key: Opens the thread's memory; the enclave forgets it with the turn.
+        turn_id: Random; the same id is the same turn, however often it is sent.
+        persona: Whom the device wants to hear.
+        message: What the person said.
+        position: The last place in the memory chain that this device saw, or None for none.
+    """
+
+    persona: PersonaReference
+    message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARACTERS, repr=False)]
+    position: Annotated[str, Field(max_length=96)] | None = None
+
+
+class CancelRequest(_Body):
+    """``POST /v1/turns/cancel``: end a running turn; what was said so far is kept."""
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+def parse_body(kind: type[BodyT], body: bytes) -> BodyT:
+    """Validate one request body; raises ApiError that names the field, never its value."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise ApiError(400, "invalid_request", f"{place}: {first['msg']}") from None
+
+
+FINAL_EVENTS: frozenset[str] = frozenset(
+    {"response.completed", "response.cancelled", "response.failed"}
+)

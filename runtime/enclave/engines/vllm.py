@@ -1,0 +1,220 @@
+"""vLLM in process: `AsyncLLM` with deltas, the model's own chat template, a salted prefix cache.
+
+No HTTP hop stands between the agent and the engine: the gateway's event loop reads vLLM's
+output queue itself. Works on a GPU and on vLLM's CPU build; on the CPU the settings below
+keep the engine from starving the loop that serves it (docs/engines.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
+
+# On few cores vLLM's multiprocessing executor spins on the core its own front end needs.
+_CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+# The enclave talks to nobody but its relay, its Redis and its log.
+_PRIVATE_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class VllmEngine:
+    """`Engine` over vLLM's `AsyncLLM`.
+
+    Args:
+        model: Folder or hub name of a model with a chat template.
+        max_model_len: Window in tokens; None takes the model's own.
+    """
+
+    name = "vllm"
+
+    def __init__(self, model: str, *, max_model_len: int | None = None) -> None:
+        self.model = Path(model).name if Path(model).is_dir() else model
+        self.context_tokens = max_model_len or 0
+        self.notice: str | None = None
+        self._source = model
+        self._max_model_len = max_model_len
+        self._llm: Any = None
+        self._tokenizer: Any = None
+        self._manifest: dict[str, str] = {}
+        self._running: set[str] = set()
+        self._aborted: set[str] = set()
+
+    async def start(self) -> None:
+        """Load the model; tens of seconds on a CPU."""
+        for name, value in _PRIVATE_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import torch
+        except ImportError as error:
+            raise EngineError(
+                "vLLM is not installed in this environment: run `make vllm` first, "
+                "or use ENGINE=embedded",
+                code="engine_missing",
+            ) from error
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
+            for name, value in _CPU_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+        if Path(self._source).is_dir():
+            # A local folder needs no hub; saying so keeps a start from waiting on the network.
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        try:
+            await self._load(on_cpu)
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM raises many kinds; each means: no engine
+            raise EngineError(
+                f"vLLM could not load the model {self._source!r}: {_reason(error)}; "
+                "check the folder or name, and the memory it needs",
+                code="engine_start",
+            ) from error
+        if getattr(self._tokenizer, "chat_template", None) is None:
+            await self.close()
+            raise EngineError(
+                f"the model {self._source!r} has no chat template, so a persona cannot speak "
+                "through it; choose an instruction-tuned model",
+                code="engine_start",
+            )
+
+    async def _load(self, on_cpu: bool) -> None:
+        try:
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise EngineError(
+                "vLLM is not installed in this environment: run `make vllm` first, "
+                "or use ENGINE=embedded",
+                code="engine_missing",
+            ) from error
+        arguments = AsyncEngineArgs(
+            model=self._source,
+            max_model_len=self._max_model_len,
+            enable_prefix_caching=True,
+            enable_log_requests=False,
+            disable_log_stats=True,
+            **({"distributed_executor_backend": "uni", "enforce_eager": True} if on_cpu else {}),
+        )
+        self._manifest = await asyncio.to_thread(_digest_folder, self._source)
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._tokenizer = self._llm.get_tokenizer()
+        self.context_tokens = int(self._llm.model_config.max_model_len)
+
+    async def close(self) -> None:
+        """Stop the engine and its workers."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+    def manifest(self) -> dict[str, str]:
+        """SHA-256 of each weight, tokenizer and configuration file of a model folder."""
+        return dict(self._manifest)
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        encoded = self._tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )
+        return list(encoded["input_ids"])
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt under the model's own chat template."""
+        return len(self._encode(messages))
+
+    async def stream(
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+    ) -> AsyncGenerator[Delta, None]:
+        """See `Engine.stream`."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        if self._llm is None:
+            raise EngineError("vLLM is not running; restart the enclave")
+        prompt = self._encode(messages)
+        if len(prompt) + 1 > self.context_tokens:
+            raise EngineError(
+                f"the prompt has {len(prompt)} tokens and the model's window is "
+                f"{self.context_tokens}; shorten the persona or the message",
+                code="prompt_too_long",
+            )
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, self.context_tokens - len(prompt)),
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            output_kind=RequestOutputKind.DELTA,
+        )
+        self._running.add(request_id)
+        try:
+            outputs = self._llm.generate(
+                TokensPrompt(prompt_token_ids=prompt, cache_salt=cache_salt),
+                parameters,
+                request_id,
+            )
+            async for output in outputs:
+                (part,) = output.outputs
+                finish = None
+                if output.finished:
+                    finish = _FINISH.get(part.finish_reason or "stop", FinishReason.CANCELLED)
+                yield Delta(part.text, len(part.token_ids), finish)
+        except asyncio.CancelledError:
+            # vLLM turns its own abort into a cancellation of the reader; only ours is a result.
+            if request_id not in self._aborted:
+                raise
+            yield Delta("", 0, FinishReason.CANCELLED)
+        except EngineError:
+            raise
+        except Exception as error:  # EngineDeadError and relatives
+            raise EngineError(f"vLLM failed while it answered: {_reason(error)}") from error
+        finally:
+            self._running.discard(request_id)
+            self._aborted.discard(request_id)
+
+    async def abort(self, request_id: str) -> None:
+        """Abort inside vLLM: the sequence leaves the batch and frees its cache blocks."""
+        if request_id in self._running and self._llm is not None:
+            self._aborted.add(request_id)
+            await self._llm.abort(request_id)
+
+    def queued(self) -> int:
+        """Requests that vLLM holds and has not finished."""
+        return len(self._running)
+
+
+def _digest_folder(source: str) -> dict[str, str]:
+    folder = Path(source)
+    if not folder.is_dir():
+        return {"hub": hashlib.sha256(source.encode()).hexdigest()}
+    manifest = {}
+    for file in sorted(p for p in folder.iterdir() if p.is_file()):
+        with file.open("rb") as handle:
+            manifest[file.name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return manifest
+
+
+def _reason(error: Exception) -> str:
+    # The first line only: later lines of vLLM's errors may quote the request.
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

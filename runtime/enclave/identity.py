@@ -1,0 +1,223 @@
+"""Who this enclave is: keys made at boot, the evidence that binds them, their place in the log.
+
+Keys never leave the process. New ones come at half of their lifetime; the old ones keep opening
+requests until they expire, so that no turn fails over a rotation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import redis.asyncio
+import redis.exceptions
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from proofs.bundle import bundle_entry, make_bundle
+from proofs.claims import Claims
+from proofs.evidence.simulated import SimulatedPlatform
+from runtime.enclave.engines.base import Engine
+from runtime.enclave.outbox import append_leaf
+from runtime.errors import SetupError
+from runtime.redis_client import hash_fields
+from runtime.streams import ENCLAVES_SET, enclave_key, receipt_key
+from transport.keyconfig import GatewayKey
+
+log = logging.getLogger(__name__)
+
+RELEASE_PACKAGES = ("runtime", "transport", "proofs", "memory", "personas")
+# A client refuses a key configuration that is not in the log, so the enclave waits for it.
+_INCLUSION_POLL_S = 0.05
+ANNOUNCE_EVERY_S = 5.0
+ANNOUNCE_TTL_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One set of keys and what the world may know of it.
+
+    Attributes:
+        claims: What the evidence binds.
+        bundle: Encoded attestation bundle.
+        inclusion: The bundle's tlog-proof.
+        gateway_key: Opens requests.
+        receipt_key: Signs receipts.
+    """
+
+    claims: Claims
+    bundle: bytes
+    inclusion: str
+    gateway_key: GatewayKey = field(repr=False)
+    receipt_key: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def bundle_digest(self) -> bytes:
+        """SHA-256 of the bundle: the enclave's identity in receipts."""
+        return hashlib.sha256(self.bundle).digest()
+
+
+class IdentityKeeper(Mapping[int, GatewayKey]):
+    """Current and still valid earlier identities, by OHTTP key id.
+
+    As a mapping it is the key ring that opens requests; expired keys are not in it.
+
+    Args:
+        client: Redis, to log bundles and to announce this enclave.
+        gateway: This replica's name.
+        engine: Started engine; its manifest is part of the claims.
+        platform: What attests.
+        lifetime_s: Validity of one identity.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        gateway: str,
+        engine: Engine,
+        platform: SimulatedPlatform,
+        *,
+        lifetime_s: int,
+    ) -> None:
+        self._redis = client
+        self._gateway = gateway
+        self._engine = engine
+        self._platform = platform
+        self._lifetime_s = lifetime_s
+        self._identities: dict[int, Identity] = {}
+        self._current: Identity | None = None
+        self._epoch = 0
+
+    def __getitem__(self, key_id: int) -> GatewayKey:
+        return self.identity(key_id).gateway_key
+
+    def __iter__(self) -> Iterator[int]:
+        now = time.time()
+        return iter([k for k, one in self._identities.items() if one.claims.not_after > now])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def current(self) -> Identity | None:
+        """The newest identity, None before the first is in the log."""
+        return self._current
+
+    def identity(self, key_id: int) -> Identity:
+        """The identity that a request names; KeyError where none is valid."""
+        identity = self._identities[key_id]
+        if identity.claims.not_after <= time.time():
+            raise KeyError(key_id)
+        return identity
+
+    async def rotate(self) -> None:
+        """Make keys, have them attested, wait until the log includes them, then use them."""
+        now = int(time.time())
+        key_id = self._epoch % 256
+        gateway_key = GatewayKey.generate(key_id, os.urandom(32))
+        signer = Ed25519PrivateKey.generate()
+        claims = Claims(
+            key_configs=(gateway_key.config.encode(),),
+            receipt_key=signer.public_key().public_bytes_raw(),
+            measurements=self._platform.measurements,
+            release=release_digest(),
+            model_manifest=manifest_digest(self._engine.manifest()),
+            engine=self._engine.name,
+            model=self._engine.model[:200],
+            not_before=now,
+            not_after=now + self._lifetime_s,
+            epoch=self._epoch,
+        )
+        bundle = make_bundle(claims, self._platform, now).encode()
+        inclusion = await self._log(bundle)
+        identity = Identity(claims, bundle, inclusion, gateway_key, signer)
+        self._identities[key_id] = self._current = identity
+        self._epoch += 1
+        log.info("epoch %d: enclave %s", claims.epoch, identity.bundle_digest.hex()[:16])
+
+    async def _log(self, bundle: bytes) -> str:
+        identifier = hashlib.sha256(bundle).hexdigest()
+        await append_leaf(self._redis, identifier, bundle_entry(bundle), None)
+        while True:
+            try:
+                (proof,) = await hash_fields(self._redis, receipt_key(identifier), "proof")
+            except (redis.exceptions.RedisError, OSError):
+                proof = None
+            if proof is not None:
+                return proof.decode()
+            await asyncio.sleep(_INCLUSION_POLL_S)
+
+    async def run(self) -> None:
+        """Announce this enclave while it lives, and rotate at half of the keys' lifetime."""
+        while True:
+            current = self._current
+            if current is None or time.time() > current.claims.not_before + self._lifetime_s / 2:
+                await self.rotate()
+            await self.announce()
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    async def announce(self) -> None:
+        """Tell the edges where this enclave's bundle is; what they hand on is verified anyway."""
+        if (current := self._current) is None:
+            return
+        key = enclave_key(self._gateway)
+        try:
+            await self._redis.hset(
+                key, mapping={"bundle": current.bundle, "proof": current.inclusion}
+            )
+            await self._redis.expire(key, ANNOUNCE_TTL_S)
+            await self._redis.sadd(ENCLAVES_SET, self._gateway)
+        except (redis.exceptions.RedisError, OSError) as error:
+            log.warning("not announced: %s", type(error).__name__)
+
+    async def withdraw(self) -> None:
+        """Stop being announced; running turns are not touched."""
+        try:
+            await self._redis.delete(enclave_key(self._gateway))
+        except (redis.exceptions.RedisError, OSError) as error:
+            log.warning("not withdrawn: %s", type(error).__name__)
+
+
+def manifest_digest(manifest: Mapping[str, str]) -> bytes:
+    """SHA-256 over the model's files: sorted lines of hex digest, two spaces, name."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(manifest.items()))
+    return hashlib.sha256(lines.encode()).digest()
+
+
+def release_digest() -> bytes:
+    """SHA-256 over the source files of the release, in the same form as `manifest_digest`."""
+    manifest = {}
+    for package in RELEASE_PACKAGES:
+        root = Path(str(resources.files(package)))
+        for file in root.rglob("*.py"):
+            name = f"{package}/{file.relative_to(root).as_posix()}"
+            manifest[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return manifest_digest(manifest)
+
+
+def load_platform(root_file: Path, *, debug: bool) -> SimulatedPlatform:
+    """A simulated machine under the development root in a PEM file.
+
+    Raises:
+        SetupError: The file is missing or holds no Ed25519 key.
+    """
+    try:
+        root = load_pem_private_key(root_file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SetupError(
+            f"the development root {root_file} cannot be read ({type(error).__name__}); "
+            "`sotto up` makes one"
+        ) from None
+    if not isinstance(root, Ed25519PrivateKey):
+        raise SetupError(f"the development root {root_file} is not an Ed25519 key")
+    return SimulatedPlatform.create(
+        root, os.urandom(32), measurements=(("release", release_digest()),), debug=debug
+    )

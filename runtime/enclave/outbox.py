@@ -1,0 +1,149 @@
+"""The proof path: receipts are built, signed, sealed and handed over after the last token.
+
+Nothing here stands between a person and an answer. If Redis is away the outbox waits and
+tries again; the turn was answered and stays answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis.asyncio
+import redis.exceptions
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from memory.keys import ThreadKeys
+from proofs.receipt import Receipt, receipt_entry, sign_receipt
+from runtime.errors import SottoError
+from runtime.redis_client import hash_fields
+from runtime.sealing import open_receipt, seal_receipt
+from runtime.streams import LEAVES_STREAM, receipt_key
+
+log = logging.getLogger(__name__)
+
+_RETRY_FIRST_S = 0.1
+_RETRY_MOST_S = 5.0
+# Waiting for a proof is worth this long; settled receipts get the log's own expiry.
+UNSETTLED_TTL_S = 30 * 86400
+# More unsigned receipts than this means that Redis has been away for long under load.
+CAPACITY = 100_000
+_NEWEST_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ReceiptJob:
+    """A finished turn's receipt, not yet signed, and the keys that seal it for its owner.
+
+    Attributes:
+        again: The turn was answered before: hand its receipt over only where it was lost.
+    """
+
+    receipt: Receipt
+    signer: Ed25519PrivateKey
+    keys: ThreadKeys
+    again: bool = False
+
+
+class Outbox:
+    """Hands receipts to the log through a Redis Stream, in order, at least once.
+
+    Args:
+        client: Redis; the only keys written are the receipt's hash and the leaves' stream.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._redis = client
+        self._jobs: asyncio.Queue[ReceiptJob] = asyncio.Queue(maxsize=CAPACITY)
+        self._busy = False
+        # Newest receipt of a thread, so that the next one can name it without a read.
+        self._newest: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self.on_issued: Callable[[], None] = lambda: None
+
+    @property
+    def full(self) -> bool:
+        """No room for another receipt: the enclave must refuse turns until Redis is back."""
+        return self._jobs.full()
+
+    def pending(self) -> int:
+        """Receipts not yet handed over."""
+        return self._jobs.qsize() + int(self._busy)
+
+    def put(self, job: ReceiptJob) -> None:
+        """Queue one receipt; never blocks. `full` was checked before the turn began."""
+        self._jobs.put_nowait(job)
+
+    async def run(self) -> None:
+        """Hand receipts over until cancelled."""
+        while True:
+            job = await self._jobs.get()
+            self._busy = True
+            try:
+                await self._hand_over(job)
+            finally:
+                self._busy = False
+            self.on_issued()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait until all is handed over or the time is up; returns what is still pending."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        # Only on the way down, for half a second: not worth an event of its own.
+        while self.pending() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return self.pending()
+
+    async def digest(self, keys: ThreadKeys, receipt_id: bytes) -> bytes | None:
+        """Digest of a thread's earlier receipt, for the next one to name.
+
+        None where it is not to be had any more: it expired, or was lost with its enclave. The
+        memory chain, not this link, is what proves that no turn is missing.
+        """
+        known = self._newest.get(keys.thread_id)
+        if known is not None and known[0] == receipt_id:
+            return known[1]
+        try:
+            (sealed,) = await hash_fields(self._redis, receipt_key(receipt_id.hex()), "sealed")
+            found = sealed and open_receipt(keys, receipt_id, sealed)
+        except (redis.exceptions.RedisError, OSError, SottoError):
+            return None
+        return receipt_entry(found) if found else None
+
+    async def _hand_over(self, job: ReceiptJob) -> None:
+        receipt_id = job.receipt.receipt_id
+        if job.again and await self.digest(job.keys, receipt_id) is not None:
+            return
+        cose = sign_receipt(job.receipt, job.signer)
+        entry = receipt_entry(cose)
+        self._newest[job.keys.thread_id] = (receipt_id, entry)
+        while len(self._newest) > _NEWEST_KEPT:
+            self._newest.popitem(last=False)
+        sealed = seal_receipt(job.keys, receipt_id, cose, os.urandom(12))
+        await append_leaf(self._redis, receipt_id.hex(), entry, sealed)
+
+
+async def append_leaf(
+    client: redis.asyncio.Redis, identifier: str, entry: bytes, sealed: bytes | None
+) -> None:
+    """Give the log one entry, however long Redis is away.
+
+    The hash is written before the stream entry, so that whoever reads the entry finds it. A
+    repeat after a lost answer is harmless: the log takes each entry once.
+    """
+    delay = _RETRY_FIRST_S
+    while True:
+        try:
+            if sealed is not None:
+                key = receipt_key(identifier)
+                await client.hset(key, mapping={"sealed": sealed})
+                await client.expire(key, UNSETTLED_TTL_S)
+            await client.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
+        except (redis.exceptions.RedisError, OSError) as error:
+            log.warning("redis is away (%s); entry %s waits", type(error).__name__, identifier)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_MOST_S)
+        else:
+            return

