@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vector_files import load
 
@@ -311,6 +311,7 @@ def test_response_encoder_keeps_its_order() -> None:
         encoder.content(b"a")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_never_escapes_the_error_tree(data: bytes) -> None:
     """Random bytes decode or raise this package's errors, and agree however they are cut."""
@@ -328,6 +329,7 @@ field_names = st.from_regex(rb"[a-z][a-z0-9-]{0,10}", fullmatch=True)
 fields = st.lists(st.tuples(field_names, st.from_regex(rb"([!-~]{1,20})?", fullmatch=True)))
 
 
+@settings(deadline=None)
 @given(st.integers(200, 599), fields, st.binary(max_size=500), fields)
 def test_responses_round_trip(
     status: int,

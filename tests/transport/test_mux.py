@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transport.errors import LimitError, MessageError, TransportError, UsageError
@@ -292,6 +292,7 @@ def test_text_that_a_frame_cannot_carry(text: str) -> None:
     ends.server.send_head(stream, 200, "a/b")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_never_escapes_the_error_tree(data: bytes) -> None:
     """Random bytes are frames or raise this package's errors."""
@@ -304,6 +305,7 @@ def test_noise_never_escapes_the_error_tree(data: bytes) -> None:
             ends.server.receive_data(b"")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_many_streams_in_random_order(seed: int) -> None:
     """Streams that are sent, cut and consumed in random order each arrive as they were sent."""

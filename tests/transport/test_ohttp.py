@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vector_files import load
 
@@ -120,6 +120,7 @@ def test_one_shot_round_trip(suite: SuiteId) -> None:
 
 
 @suites
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 40_000), max_size=4),
     last=st.integers(0, 40_000),

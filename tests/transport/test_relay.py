@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -452,6 +453,31 @@ async def test_health_and_bytes_are_reported(session: aiohttp.ClientSession) -> 
         sent = len(Exchange(gateway, request_bytes()).body)
         assert relay.metric("sotto_relay_bytes_total", direction="request") == sent
         assert relay.metric("sotto_relay_bytes_total", direction="response") > 0
+
+
+async def test_logs_name_no_client(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Served, refused, garbled and abandoned requests leave no address in any log."""
+    caplog.set_level(logging.DEBUG)
+    async with (
+        running_gateway(echo_path, offers_mux=False) as gateway,
+        running_relay({"g": gateway.url}) as relay,
+    ):
+        await post(session, relay.url, gateway)
+        async with session.post(f"{relay.url}/gateway/other", data=b"x") as response:
+            assert response.status == 404
+        host, port = relay.url.removeprefix("http://").split(":")
+        for sent in (b"garbled\r\n\r\n", b"POST /gateway/g HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(sent)
+            assert b"400" in await reader.readline()
+            writer.close()
+        # The gateway of this test keeps an access log, of the relay's address.
+        lines = [
+            record.getMessage() for record in caplog.records if record.name != "aiohttp.access"
+        ]
+        assert not [line for line in lines if "127.0.0.1" in line]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transport.errors import LimitError, MessageError, UsageError
@@ -31,6 +31,7 @@ def test_events_in_any_cut() -> None:
         decoder.finish()
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers(-(2**53), 2**53) | st.none())))
 def test_json_events_round_trip(events: list[object]) -> None:
     """Any JSON value survives, whatever line ends its text holds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transport import varint
@@ -32,6 +32,7 @@ def test_longer_encoding_is_read() -> None:
     assert varint.decode(bytes.fromhex("4025")) == (37, 2)
 
 
+@settings(deadline=None)
 @given(st.integers(0, varint.MAX_VALUE), st.binary(max_size=3), st.binary(max_size=3))
 def test_round_trip_inside_other_bytes(value: int, before: bytes, after: bytes) -> None:
     """Any value is read back from the middle of a buffer, and no cut of it is."""

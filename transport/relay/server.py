@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 from aiohttp import web
@@ -224,17 +224,39 @@ class Relay:
             _log.info("a client went away before it could be told: %d", status)
 
 
+@web.middleware
+async def _private_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Report a fault by its type alone: the server's own report names the client's address."""
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        _log.error("a request failed: %s", type(error).__name__)
+        return web.Response(status=500)
+
+
+def _silent_log() -> logging.Logger:
+    """For the HTTP server, whose messages hold clients' addresses."""
+    silent = logging.Logger("transport.relay.http")
+    silent.addHandler(logging.NullHandler())
+    return silent
+
+
 RELAY: Final = web.AppKey("relay", Relay)
 
 
 def make_app(config: RelayConfig) -> web.Application:
     """The relay as an application.
 
-    Run it with `handler_cancellation=True` and `access_log=None`, as `serve` does: the first lets
-    a client that vanishes end its exchange, the second keeps addresses out of logs.
+    Run it with `handler_cancellation=True`, `access_log=None` and a silent logger, as `serve`
+    does: the first lets a client that vanishes end its exchange, the others keep addresses out of
+    logs.
     """
     relay = Relay(config)
-    app = web.Application()
+    app = web.Application(middlewares=[_private_errors])
     app[RELAY] = relay
     app.on_startup.append(relay.start)
     app.on_shutdown.append(relay.close_sockets)
@@ -259,7 +281,13 @@ async def serve(
         OSError: The address cannot be bound.
     """
     app = make_app(config)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_silent_log(),
+        handler_cancellation=True,
+        shutdown_timeout=1.0,
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.host, config.port)
