@@ -1,0 +1,110 @@
+"""Deterministic CBOR (RFC 8949 section 4.2) and the checks that every decoder here shares.
+
+What comes in must re-encode to the same bytes, so that one value has one encoding and one
+digest. That also refuses duplicate keys, indefinite lengths, long integers and trailing bytes.
+cbor2 sorts map keys by length first (section 4.2.3) where section 4.2.1 sorts bytewise; the two
+agree for the only maps used here, those of COSE headers and CWT claims, whose keys are small
+positive and large negative integers. Everything else is an array.
+"""
+
+from __future__ import annotations
+
+import cbor2
+
+from proofs.errors import UnreadableError
+
+MAX_UINT = 2**63 - 1
+
+
+def encode(value: object) -> bytes:
+    """The one encoding of `value`: integers, byte and text strings, arrays, maps, tags, null."""
+    encoded: bytes = cbor2.dumps(value, canonical=True)
+    return encoded
+
+
+def decode(data: bytes, *, what: str, limit: int) -> object:
+    """Decode one value that is exactly `data`.
+
+    Args:
+        data: The whole encoding; at most `limit` bytes.
+        what: The thing's name, for the error.
+        limit: Refuses longer input before any of it is parsed.
+
+    Raises:
+        UnreadableError: Too long, not CBOR, or not the deterministic encoding.
+    """
+    if len(data) > limit:
+        raise UnreadableError(
+            f"{what} has {len(data)} bytes, more than the {limit} allowed. It is not one of ours."
+        )
+    try:
+        value: object = cbor2.loads(data)
+        # Re-encoding also catches what cbor2 forgives, such as trailing bytes.
+        same = encode(value) == data
+    # Hostile input reaches decimal, date, regular expression and recursion errors in cbor2.
+    except Exception as error:
+        raise UnreadableError(
+            f"{what} is not CBOR. It is damaged or something else: get it again."
+        ) from error
+    if not same:
+        raise UnreadableError(
+            f"{what} is not in deterministic CBOR, so its digest would mean nothing. "
+            "It was changed or made by another program: get it again."
+        )
+    return value
+
+
+def as_array(value: object, what: str, length: int) -> list[object]:
+    """`value` as an array of exactly `length` items."""
+    if type(value) is not list or len(value) != length:
+        raise UnreadableError(f"{what} should be an array of {length}. Get it again.")
+    return value
+
+
+def as_list(value: object, what: str, most: int) -> list[object]:
+    """`value` as an array of at most `most` items."""
+    if type(value) is not list or len(value) > most:
+        raise UnreadableError(f"{what} should be an array of at most {most}. Get it again.")
+    return value
+
+
+def as_bytes(value: object, what: str, size: int | None = None, most: int = 65535) -> bytes:
+    """`value` as a byte string of exactly `size` bytes, else of 1 to `most`."""
+    if type(value) is not bytes:
+        raise UnreadableError(f"{what} should be a byte string. Get it again.")
+    if size is not None and len(value) != size:
+        raise UnreadableError(f"{what} should have {size} bytes, not {len(value)}. Get it again.")
+    if not 0 < len(value) <= most:
+        raise UnreadableError(f"{what} should have 1 to {most} bytes, not {len(value)}.")
+    return value
+
+
+def as_text(value: object, what: str, most: int) -> str:
+    """`value` as text of 1 to `most` characters that UTF-8 can carry."""
+    if type(value) is not str or not 0 < len(value) <= most:
+        raise UnreadableError(f"{what} should be text of 1 to {most} characters. Get it again.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UnreadableError(f"{what} holds a lone surrogate. Remove it.") from error
+    return value
+
+
+def as_uint(value: object, what: str, most: int = MAX_UINT) -> int:
+    """`value` as an integer from 0 to `most`; a boolean is none."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise UnreadableError(f"{what} should be an integer from 0 to {most}. Get it again.")
+    return value
+
+
+def as_bool(value: object, what: str) -> bool:
+    """`value` as true or false."""
+    if type(value) is not bool:
+        raise UnreadableError(f"{what} should be true or false. Get it again.")
+    return value
+
+
+def check_label(value: object, label: str, what: str) -> None:
+    """Refuse a thing of another kind or version; every format starts with its name."""
+    if value != label or type(value) is not str:
+        raise UnreadableError(f"{what} does not start with '{label}'. It is something else.")

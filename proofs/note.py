@@ -1,0 +1,182 @@
+"""Signed notes and verifier keys, c2sp.org/signed-note, with Ed25519 signatures (type 0x01)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from proofs import b64
+from proofs.ed25519 import raw_public, verifies
+from proofs.errors import RefusedError, UnreadableError
+
+MAX_NOTE = 256 * 1024
+MAX_SIGNATURES = 64
+_ED25519 = 0x01
+_DASH = "\u2014 "
+
+
+def _check_name(name: str) -> None:
+    if not name or "+" in name or any(c.isspace() or c < " " for c in name):
+        raise UnreadableError(
+            "A key name must not be empty nor hold spaces or '+'. Choose another."
+        )
+
+
+def _key_id(name: str, public_key: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + bytes([_ED25519]) + public_key).digest()[:4]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierKey:
+    """An Ed25519 key that may sign notes under a name.
+
+    Attributes:
+        name: The key's name; for a log, its origin.
+        public_key: 32 bytes.
+    """
+
+    name: str
+    public_key: bytes
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if len(self.public_key) != 32:
+            raise UnreadableError("A verifier key should have 32 bytes. Copy it again.")
+
+    @property
+    def key_id(self) -> bytes:
+        """The 4 bytes that signatures by this key start with."""
+        return _key_id(self.name, self.public_key)
+
+    def format(self) -> str:
+        """The vkey: `<name>+<key id in hex>+<base64 of type and key>`."""
+        return f"{self.name}+{self.key_id.hex()}+{b64.encode(bytes([_ED25519]) + self.public_key)}"
+
+
+def parse_vkey(text: str) -> VerifierKey:
+    """Parse a vkey of an Ed25519 key.
+
+    Raises:
+        UnreadableError: Not a vkey, of another type, or with a key id that is not its own.
+    """
+    # Base64 may hold '+' and names may not, so only the first two separate.
+    parts = text.split("+", 2)
+    if len(parts) != 3:
+        raise UnreadableError("A verifier key has the form name+id+key. Copy it again.")
+    material = b64.decode(parts[2], "the verifier key")
+    if len(material) != 33 or material[0] != _ED25519:
+        raise UnreadableError("The verifier key is not of type Ed25519, the one used here.")
+    key = VerifierKey(parts[0], material[1:])
+    if key.format() != text:
+        raise UnreadableError("The verifier key's id does not belong to its key. Copy it again.")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature line: who says to have signed, and what follows the 4 bytes of key id."""
+
+    name: str
+    key_id: bytes
+    signature: bytes
+
+    def format(self) -> str:
+        """The line, with its newline."""
+        return f"{_DASH}{self.name} {b64.encode(self.key_id + self.signature)}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A text and its signatures. The text means nothing until `verify` returned.
+
+    Attributes:
+        text: The signed text, with its final newline.
+        signatures: At least one, at most `MAX_SIGNATURES`.
+    """
+
+    text: str
+    signatures: tuple[Signature, ...]
+
+    def format(self) -> str:
+        """The note as it is published."""
+        return self.text + "\n" + "".join(s.format() for s in self.signatures)
+
+    def verify(self, keys: Iterable[VerifierKey]) -> tuple[VerifierKey, ...]:
+        """Those of `keys` that signed the note; signatures of others are ignored.
+
+        Raises:
+            RefusedError: None did, or a signature that names one of them is not by it.
+        """
+        known = {(key.name, key.key_id): key for key in keys}
+        signed = []
+        for s in self.signatures:
+            key = known.get((s.name, s.key_id))
+            if key is None:
+                continue
+            if not verifies(key.public_key, s.signature, self.text.encode()):
+                raise RefusedError(f"The signature of {s.name} on the note is false. Refuse it.")
+            signed.append(key)
+        if not signed:
+            raise RefusedError("No pinned key signed the note. Pin the key of the log you trust.")
+        return tuple(signed)
+
+
+def parse_note(data: str) -> Note:
+    """Parse a signed note.
+
+    Raises:
+        UnreadableError: Not a signed note, or larger than the limits here.
+    """
+    if len(data) > MAX_NOTE:
+        raise UnreadableError(
+            f"The note has more than {MAX_NOTE} characters. It is not one of ours."
+        )
+    if any(c < " " and c != "\n" for c in data) or any("\ud800" <= c <= "\udfff" for c in data):
+        raise UnreadableError("The note holds control characters or no UTF-8. Get it again.")
+    text, blank, tail = data.rpartition("\n\n")
+    if not blank or not tail.endswith("\n"):
+        raise UnreadableError("The note has no signature lines after an empty line. Get it again.")
+    lines = tail[:-1].split("\n")
+    if len(lines) > MAX_SIGNATURES:
+        raise UnreadableError(f"The note has more than {MAX_SIGNATURES} signatures. Refuse it.")
+    note = Note(text + "\n", tuple(_parse_signature(line) for line in lines))
+    if note.format() != data:
+        raise UnreadableError("The note does not re-encode to itself. Get it again.")
+    return note
+
+
+def _parse_signature(line: str) -> Signature:
+    name, space, encoded = line.removeprefix(_DASH).partition(" ")
+    if not line.startswith(_DASH) or not space:
+        raise UnreadableError("A signature line of the note is malformed. Get the note again.")
+    _check_name(name)
+    data = b64.decode(encoded, "a signature of the note")
+    if len(data) < 5:
+        raise UnreadableError("A signature of the note is too short. Get the note again.")
+    return Signature(name, data[:4], data[4:])
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Signs notes under a name."""
+
+    name: str
+    key: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The key that verifies what this one signs."""
+        return VerifierKey(self.name, raw_public(self.key))
+
+    def sign(self, text: str) -> Note:
+        """Sign `text`, which ends in a newline.
+
+        Raises:
+            UnreadableError: A text that no note can carry.
+        """
+        signature = Signature(self.name, self.verifier.key_id, self.key.sign(text.encode()))
+        # What could not be read back must not be published.
+        return parse_note(Note(text, (signature,)).format())
