@@ -33,12 +33,16 @@ vllm: $(VENV)/.vllm ## Install vLLM (its CPU build where there is no GPU)
 bench: $(VENV)/.dev ## Performance, as ratios measured in one session
 	$(BIN)/python -m loadtest.bench
 
+LOCK := uv pip compile --quiet --no-emit-index-url --no-annotate --no-header --python-version 3.11
+
 lock: $(VENV)/.dev ## Resolve the lock files anew
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-annotate --output-file requirements/base.lock pyproject.toml
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-annotate --extra dev --constraint requirements/base.lock \
+	$(BIN)/$(LOCK) pyproject.toml --extra dev requirements/vllm.in --output-file requirements/all.tmp
+	$(BIN)/$(LOCK) --universal --generate-hashes --constraint requirements/all.tmp \
+	  --output-file requirements/base.lock pyproject.toml
+	$(BIN)/$(LOCK) --universal --generate-hashes --constraint requirements/all.tmp --extra dev \
 	  --output-file requirements/dev.lock pyproject.toml
+	grep -vE '^(nvidia-|cuda-|triton==|torch==)' requirements/all.tmp > requirements/vllm.lock
+	rm requirements/all.tmp
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -80,13 +80,12 @@ def _as_messages(turn: Turn) -> list[Message]:
 
 
 def _system_text(persona: Persona, *, compact: bool) -> str:
-    facts = "\n".join(persona.facts)
     if compact:
-        return facts
+        return " ".join((f"My name is {persona.name}.", *persona.facts))
     parts = [
         persona.system_prompt,
         f"You are {persona.name}. {persona.description}",
-        f"About you:\n{facts}",
+        "About you:\n" + "\n".join(persona.facts),
         f"How you speak: {persona.style}",
     ]
     parts.append("Examples of how you talk:")
