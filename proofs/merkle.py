@@ -137,13 +137,12 @@ def verify_consistency(
 ) -> bool:
     """Whether the tree of `first` entries is a prefix of the tree of `second`.
 
-    RFC 9162 section 2.1.4.2. A tree of no entries is a prefix of every tree, which proves
-    nothing: it holds only where both are empty and both roots say so.
+    RFC 9162 section 2.1.4.2. From the tree of no entries nothing follows, so it never holds.
     """
-    if not 0 <= first <= second:
+    if not 0 < first <= second:
         return False
-    if first in (0, second):
-        return first == second and not path and hmac.compare_digest(first_root, second_root)
+    if first == second:
+        return not path and hmac.compare_digest(first_root, second_root)
     if not 0 < len(path) <= MAX_PATH + 1 or not _are_hashes(first_root, second_root, *path):
         return False
     # (1) A first tree that is a whole subtree is not repeated in the path.

@@ -106,7 +106,9 @@ class Policy(BaseModel):
     allow_simulated: bool = False
     allow_debug: bool = False
     simulated_roots: tuple[_Digest32, ...] = Field(default=(), strict=False)
-    measurements: Literal["any"] | tuple[dict[str, _Digest], ...] = Field(default=(), strict=False)
+    measurements: (
+        Literal["any"] | Annotated[tuple[dict[str, _Digest], ...], Field(strict=False)]
+    ) = ()
     min_tcb: int = Field(default=0, ge=0)
     refused_advisories: tuple[str, ...] = Field(default=(), strict=False)
     max_age_s: int = Field(default=24 * 3600, gt=0)

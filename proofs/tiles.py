@@ -101,7 +101,8 @@ def decode_entries(data: bytes, width: int) -> list[bytes]:
     Raises:
         UnreadableError: Cut, too long, or of another width.
     """
-    entries, at = [], 0
+    entries: list[bytes] = []
+    at = 0
     while at < len(data):
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
         if end > len(data) or at + 2 > len(data) or len(entries) == width:

@@ -34,7 +34,7 @@ from proofs.claims import Claims, decode_claims
 from proofs.disclosure import decode_disclosure
 from proofs.errors import RefusedError
 from proofs.evidence import APPRAISERS
-from proofs.evidence.base import Appraisal
+from proofs.evidence.base import Appraisal, Evidence
 from proofs.evidence.simulated import KIND as SIMULATED
 from proofs.findings import Findings, holding
 from proofs.policy import Policy
@@ -173,7 +173,7 @@ def _check_evidence(
     appraise = APPRAISERS.get(bundle.kind)
     if appraise is None:
         return
-    appraisal = appraise(bundle, claims)
+    appraisal = appraise(Evidence(bundle.cpu, bundle.gpu), claims)
     _check_signatures(findings, bundle.kind, appraisal, policy)
     _check_software(findings, bundle.kind, claims, appraisal, policy)
     _check_freshness(findings, claims, appraisal, policy, at)

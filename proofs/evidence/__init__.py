@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from proofs.bundle import Bundle
 from proofs.claims import Claims
 from proofs.evidence import simulated
-from proofs.evidence.base import Appraisal
+from proofs.evidence.base import Appraisal, Evidence
 
-Appraiser = Callable[[Bundle, Claims], Appraisal]
+Appraiser = Callable[[Evidence, Claims], Appraisal]
 
 APPRAISERS: Mapping[str, Appraiser] = MappingProxyType({simulated.KIND: simulated.appraise})

@@ -76,6 +76,6 @@ def gpu_nonce(claims: Claims) -> bytes:
     return hashlib.sha256(_NONCE + claims.keys_digest()).digest()
 
 
-def report_data(claims: bytes, gpu: bytes) -> bytes:
-    """The 64 bytes that the CPU must sign for encoded `claims` and GPU evidence."""
-    return hashlib.sha512(_REPORT_DATA + claims + hashlib.sha256(gpu).digest()).digest()
+def report_data(claims: Claims, gpu: bytes) -> bytes:
+    """The 64 bytes that the CPU must sign for `claims` and GPU evidence."""
+    return hashlib.sha512(_REPORT_DATA + claims.encode() + hashlib.sha256(gpu).digest()).digest()

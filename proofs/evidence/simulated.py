@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from proofs import cbor
-from proofs.bundle import Bundle
 from proofs.claims import Claims, Measurements, check_measurements
 from proofs.ed25519 import raw_public, verifies
 from proofs.evidence.base import (
@@ -125,7 +124,7 @@ class SimulatedPlatform:
             [
                 _CPU,
                 self._cpu_certificate,
-                report_data(claims.encode(), gpu),
+                report_data(claims, gpu),
                 self.tcb,
                 self.debug,
                 now,
@@ -190,21 +189,21 @@ def _read_certificate(data: bytes, what: str) -> tuple[str, bytes, bytes, bool]:
     return role, public_key, root, verifies(root, signature, cbor.encode(items[:-1]))
 
 
-def appraise(bundle: Bundle, claims: Claims) -> Appraisal:
-    """Judge a simulated bundle's signatures, chains and bindings, and read what it says.
+def appraise(evidence: Evidence, claims: Claims) -> Appraisal:
+    """Judge the signatures, chains and bindings of a simulated platform, and read what it says.
 
     Raises:
         UnreadableError: Evidence of another format.
     """
-    cpu = _read(bundle.cpu, _CPU, "cpu", 9, 64)
-    gpu = _read(bundle.gpu, _GPU, "gpu", 7, 32)
+    cpu = _read(evidence.cpu, _CPU, "cpu", 9, 64)
+    gpu = _read(evidence.gpu, _GPU, "gpu", 7, 32)
     measurements = check_measurements(cpu.rest[0], "the CPU report's measurements")
     listed = cbor.as_list(cpu.rest[1], "the CPU report's advisories", _MAX_ADVISORIES)
     problems = [Problem(Subject.ORIGIN, text) for text in cpu.problems]
     problems += [Problem(Subject.GPU, text) for text in gpu.problems]
     if gpu.root != cpu.root:
         problems.append(Problem(Subject.GPU, "the GPU's chain ends at another root than the CPU's"))
-    if not hmac.compare_digest(cpu.bound, report_data(bundle.claims, bundle.gpu)):
+    if not hmac.compare_digest(cpu.bound, report_data(claims, evidence.gpu)):
         problems.append(
             Problem(
                 Subject.INTEGRITY, "the CPU report was made for other claims or other GPU evidence"

@@ -1,0 +1,1 @@
+"""The transparency log: one writer, static files that anyone can mirror."""
