@@ -56,16 +56,17 @@ def decode(data: bytes, *, what: str, limit: int) -> object:
 
 def as_array(value: object, what: str, length: int) -> list[object]:
     """`value` as an array of exactly `length` items."""
-    if type(value) is not list or len(value) != length:
+    # cbor2 6 reads arrays inside tags as tuples.
+    if not isinstance(value, list | tuple) or len(value) != length:
         raise UnreadableError(f"{what} should be an array of {length}. Get it again.")
-    return value
+    return list(value)
 
 
 def as_list(value: object, what: str, most: int) -> list[object]:
     """`value` as an array of at most `most` items."""
-    if type(value) is not list or len(value) > most:
+    if not isinstance(value, list | tuple) or len(value) > most:
         raise UnreadableError(f"{what} should be an array of at most {most}. Get it again.")
-    return value
+    return list(value)
 
 
 def as_bytes(value: object, what: str, size: int | None = None, most: int = 65535) -> bytes:

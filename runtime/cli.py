@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.commands import chat, personas, receipts, up, verify
 from runtime.errors import Exit, SottoError
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+ROLES = ("edge", "enclave", "log", "relay")
+_COMMANDS = {
+    name: f"runtime.commands.{name}" for name in ("up", "chat", "receipts", "verify", "personas")
+}
+
+
+def build_parser(argv: list[str]) -> argparse.ArgumentParser:
+    """Commands and their options; imports no more than the command that `argv` names.
+
+    A role that starts should not load what a chat or a load test needs.
+    """
     parser = argparse.ArgumentParser(
         prog="sotto", description="AI personas that you can confide in."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, chat, receipts, verify, personas):
-        module.add_parser(commands)
+    modules = dict(_COMMANDS)
     for point in importlib.metadata.entry_points(group="sottovoce.commands"):
-        point.load().add_parser(commands)
+        modules[point.name] = point.value
+    named = argv[0] if argv else ""
+    if named in modules:
+        modules = {named: modules[named]}
+    elif named in ROLES:
+        modules = {}
+    for module in modules.values():
+        importlib.import_module(module).add_parser(commands)
     _add_roles(commands)
     return parser
 
 
 def _add_roles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for role in ("edge", "enclave", "log", "relay"):
+    for role in ROLES:
         parser = commands.add_parser(role, help=f"run the {role} alone")
         parser.add_argument("--config", type=Path, required=role != "relay", help="its TOML file")
         parser.add_argument(
@@ -68,7 +83,8 @@ def _run_role(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: errors that a person can meet are one line; exit codes are `Exit`."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv).parse_args(argv)
     try:
         code = args.run(args)
     except SottoError as error:

@@ -109,16 +109,16 @@ class Supervisor:
             await self._stop_wave(wave, seconds)
 
     async def _stop_wave(self, wave: list[Child], seconds: float) -> None:
-        alive = [c.process for c in wave if c.process is not None and c.process.returncode is None]
-        for process in alive:
+        alive = {c.name: c.process for c in wave if c.process and c.process.returncode is None}
+        for process in alive.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        waits = [asyncio.create_task(process.wait()) for process in alive]
+        waits = [asyncio.create_task(process.wait()) for process in alive.values()]
         if waits:
             await asyncio.wait(waits, timeout=seconds)
-        for process in alive:
+        for name, process in alive.items():
             if process.returncode is None:
-                log.warning("process %d did not stop in time and was killed", process.pid)
+                log.warning("%s did not stop in %.1f s and was killed", name, seconds)
                 # The whole session: an engine may have workers of its own.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -208,7 +208,7 @@ class _HealthCheck:
 
 def _prepare_folders(data: Path) -> None:
     try:
-        for name in ("config", "logs", "tee", "valkey"):
+        for name in ("config", "device", "logs", "tee", "valkey"):
             (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = data / f".writable.{os.getpid()}"
         probe.touch()

@@ -71,8 +71,9 @@ def _print(report: Report, source: str) -> None:
     say()
     for verdict in report.verdicts:
         say(f"{verdict.name:<10} {_MARKS[verdict.status]:<12} {verdict.detail}")
-        say(f"{'':<10} proves:      {verdict.proves}")
-        say(f"{'':<10} proves not:  {verdict.does_not_prove}")
+        if verdict.status is Status.HOLDS:
+            say(f"{'':<10} proves:      {verdict.proves}")
+            say(f"{'':<10} proves not:  {verdict.does_not_prove}")
     say("\nNo verdict says that the answer is true: a model can be wrong and attested.")
 
 
