@@ -1,0 +1,229 @@
+"""The log service against a real Valkey: proofs come back, nothing is lost, nothing twice."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from proofs_support import LOG
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from proofs.checkpoint import open_checkpoint
+from proofs.errors import LogError
+from proofs.log.service import LogConfig, serve
+from proofs.merkle import leaf_hash
+from proofs.note import parse_vkey
+from proofs.tiles import decode_entries
+from proofs.tlogproof import parse_tlog_proof
+
+pytestmark = pytest.mark.integration
+LEAVES, SETTLED = "sotto:leaves", "sotto:settled"
+
+
+def config(folder: Path, url: str) -> LogConfig:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return LogConfig(
+        host="127.0.0.1",
+        port=port,
+        directory=folder / "log",
+        redis_url=url,
+        origin=LOG.name,
+        key_file=folder / "key.pem",
+        batch_interval_s=0.02,
+        registry=CollectorRegistry(),
+    )
+
+
+@asynccontextmanager
+async def running(settings: LogConfig) -> AsyncIterator[str]:
+    """The service as a task; yields the prefix of its files."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve(settings, stop))
+    url = f"http://127.0.0.1:{settings.port}"
+    try:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                assert not task.done(), task.exception()
+                try:
+                    async with session.get(f"{url}/healthz") as answer:
+                        assert answer.status == 200
+                        break
+                except aiohttp.ClientConnectionError:
+                    await asyncio.sleep(0.02)
+        yield url
+    finally:
+        stop.set()
+        await task
+
+
+async def proof_of(client: Redis, name: str) -> str:
+    """Wait for a receipt's proof, as an enclave or an edge does."""
+    for _ in range(1000):
+        try:
+            proof = await client.hget(f"sotto:receipt:{name}", "proof")
+        except RedisConnectionError:
+            proof = None
+        if proof is not None:
+            return bytes(proof).decode()
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"no proof of {name}")
+
+
+async def add(client: Redis, number: int) -> bytes:
+    entry = number.to_bytes(32, "big")
+    await client.xadd(LEAVES, {"id": f"id-{number}", "entry": entry})
+    return entry
+
+
+async def fetch(url: str) -> tuple[int, str, str, bytes]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        headers = answer.headers
+        return (
+            answer.status,
+            headers.get("Content-Type", ""),
+            headers.get("Cache-Control", ""),
+            await answer.read(),
+        )
+
+
+async def test_leaves_become_proofs(tmp_path: Path, valkey: str, redis_client: Redis) -> None:
+    """A leaf in the stream is answered by a proof that the served log bears out."""
+    settings = config(tmp_path, valkey)
+    entries = [await add(redis_client, n) for n in range(40)]
+    async with running(settings) as url:
+        key = parse_vkey((settings.directory / "vkey").read_text().strip())
+        for number, entry in enumerate(entries):
+            proof = parse_tlog_proof(await proof_of(redis_client, f"id-{number}"))
+            assert proof.verify(entry, [key]).origin == LOG.name
+        status, kind, caching, body = await fetch(f"{url}/checkpoint")
+        assert (status, kind, caching) == (
+            200,
+            "text/plain; charset=utf-8",
+            "public, max-age=1",
+        )
+        assert open_checkpoint(body.decode(), [key]).size == 40
+        status, kind, caching, body = await fetch(f"{url}/tile/0/000.p/40")
+        assert (status, kind) == (200, "application/octet-stream")
+        assert "immutable" in caching
+        assert body == b"".join(leaf_hash(e) for e in entries)
+        _, _, _, body = await fetch(f"{url}/tile/entries/000.p/40")
+        assert decode_entries(body, 40) == entries
+        assert 0 < await redis_client.ttl("sotto:receipt:id-0") <= 30 * 86400
+        settled = [fields[b"id"] for _, fields in _pairs(await redis_client.xrange(SETTLED))]
+        assert settled == [f"id-{n}".encode() for n in range(40)]
+    assert await redis_client.xlen(LEAVES) == 0
+    assert settings.registry.get_sample_value("sotto_log_entries_total") == 40
+    assert settings.registry.get_sample_value("sotto_log_size") == 40
+    assert settings.registry.get_sample_value("sotto_log_pending") == 0
+
+
+def _pairs(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    assert isinstance(answer, list)
+    return [(name, fields) for name, fields in answer]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tile/0/000.p/4",
+        "/tile/0/000",
+        "/tile/1/000.p/1",
+        "/tile/0/0%300.p/3",
+        "/tile/0/../../../key.pem",
+        "/tile/%2e%2e/%2e%2e/key.pem",
+        "/vkey/../lock",
+        "/index.sqlite",
+    ],
+)
+async def test_only_tiles_of_the_tree_are_served(
+    tmp_path: Path, valkey: str, redis_client: Redis, path: str
+) -> None:
+    """What the checkpoint does not cover, and whatever else lies in the folder, is not there."""
+    for number in range(3):
+        await add(redis_client, number)
+    async with running(config(tmp_path, valkey)) as url:
+        await proof_of(redis_client, "id-2")
+        assert (await fetch(f"{url}/tile/0/000.p/3"))[0] == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        # Raw, because clients tidy paths up before they send them.
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: log\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 404")
+
+
+async def test_malformed_leaves_are_skipped(
+    tmp_path: Path, valkey: str, redis_client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever else is in the stream is counted, named by its place only, and forgotten."""
+    for fields in (
+        {"id": "short", "entry": b"secret"},
+        {"entry": bytes(32)},
+        {"id": "none"},
+        {"id": "x" * 129, "entry": bytes(32)},
+        {"id": b"\xff", "entry": bytes(32)},
+        {"other": "secret"},
+    ):
+        await redis_client.xadd(LEAVES, fields)
+    await add(redis_client, 1)
+    settings = config(tmp_path, valkey)
+    async with running(settings):
+        await proof_of(redis_client, "id-1")
+    assert settings.registry.get_sample_value("sotto_log_malformed_total") == 6
+    assert settings.registry.get_sample_value("sotto_log_size") == 1
+    assert await redis_client.xlen(LEAVES) == 0
+    assert "secret" not in caplog.text
+
+
+async def test_what_another_run_left_pending_is_finished(
+    tmp_path: Path, valkey: str, redis_client: Redis
+) -> None:
+    """Leaves that were taken and not acknowledged get their proof after a restart, once."""
+    settings = config(tmp_path, valkey)
+    async with running(settings):
+        await add(redis_client, 0)
+        first = await proof_of(redis_client, "id-0")
+    # Taken by a run that died: one leaf that it had logged, one that it had not.
+    await add(redis_client, 0)
+    await add(redis_client, 1)
+    await redis_client.xreadgroup("log", "an older run", {LEAVES: ">"})
+    async with running(config(tmp_path, valkey)):
+        proof = parse_tlog_proof(await proof_of(redis_client, "id-1"))
+        assert proof.index == 1
+    again = parse_tlog_proof(await proof_of(redis_client, "id-0"))
+    assert again.index == parse_tlog_proof(first).index == 0
+    assert await redis_client.xlen(LEAVES) == 0
+    assert (await redis_client.xpending(LEAVES, "log"))["pending"] == 0
+
+
+async def test_redis_may_go_away(
+    tmp_path: Path, valkey_process: object, own_redis_client: Redis
+) -> None:
+    """A server that dies and comes back finds the log waiting, its files served meanwhile."""
+    settings = config(tmp_path, valkey_process.url)  # type: ignore[attr-defined]
+    async with running(settings) as url:
+        await add(own_redis_client, 0)
+        await proof_of(own_redis_client, "id-0")
+        await asyncio.to_thread(valkey_process.kill)  # type: ignore[attr-defined]
+        assert (await fetch(f"{url}/checkpoint"))[0] == 200
+        await asyncio.to_thread(valkey_process.start)  # type: ignore[attr-defined]
+        await add(own_redis_client, 1)
+        assert parse_tlog_proof(await proof_of(own_redis_client, "id-1")).index == 1
+
+
+async def test_a_taken_port_is_explained(tmp_path: Path, valkey: str) -> None:
+    """An operator reads which address, and the address of Redis is nowhere shown."""
+    settings = config(tmp_path, valkey)
+    assert valkey not in repr(settings)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", settings.port))
+        taken.listen()
+        with pytest.raises(LogError, match=str(settings.port)):
+            await serve(settings, asyncio.Event())
