@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from runtime.errors import Exit, SottoError
 
-
 ROLES = ("edge", "enclave", "log", "relay")
 _COMMANDS = {
     name: f"runtime.commands.{name}" for name in ("up", "chat", "receipts", "verify", "personas")

@@ -19,7 +19,8 @@ from runtime.config import (
     RelayRoleConfig,
     load_config,
 )
-from runtime.errors import SetupError
+from runtime.errors import SetupError, SottoError
+from runtime.serving import port_error
 from runtime.telemetry import serve_metrics, setup_logging
 
 Stop = asyncio.Event
@@ -45,41 +46,51 @@ async def run_relay(config: RelayRoleConfig, stop: Stop) -> None:
     """The relay needs no more than names and addresses of gateways."""
     from prometheus_client import CollectorRegistry
 
+    from transport.errors import UsageError
     from transport.relay.config import RelayConfig
     from transport.relay.server import serve
 
     registry = CollectorRegistry()
     serve_metrics(registry, config.metrics_port)
-    relay = RelayConfig(
-        host=config.host,
-        port=config.port,
-        gateways=config.gateways,
-        drain_s=config.drain_s,
-        registry=registry,
-    )
-    await serve(relay, stop)
+    try:
+        relay = RelayConfig(
+            host=config.host,
+            port=config.port,
+            gateways=config.gateways,
+            drain_s=config.drain_s,
+            registry=registry,
+        )
+    except UsageError as error:
+        raise SetupError(str(error)) from None
+    try:
+        await serve(relay, stop)
+    except OSError as error:
+        raise port_error(config.host, config.port, error) from None
 
 
 async def _log(path: Path, stop: Stop) -> None:
     from prometheus_client import CollectorRegistry
+
+    from proofs.errors import LogError
     from proofs.log.service import LogConfig, serve
 
     config = load_config(LogRoleConfig, path)
     registry = CollectorRegistry()
     serve_metrics(registry, config.metrics_port)
-    await serve(
-        LogConfig(
-            host=config.host,
-            port=config.port,
-            directory=config.directory,
-            redis_url=config.redis_url,
-            origin=config.origin,
-            key_file=config.key_file,
-            batch_interval_s=config.batch_interval_s,
-            registry=registry,
-        ),
-        stop,
+    log = LogConfig(
+        host=config.host,
+        port=config.port,
+        directory=config.directory,
+        redis_url=config.redis_url,
+        origin=config.origin,
+        key_file=config.key_file,
+        batch_interval_s=config.batch_interval_s,
+        registry=registry,
     )
+    try:
+        await serve(log, stop)
+    except LogError as error:
+        raise SottoError(str(error), code="log") from None
 
 
 ROLES: dict[str, Callable[[Path, Stop], Awaitable[None]]] = {

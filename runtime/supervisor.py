@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import Exit, SetupError
@@ -21,6 +23,15 @@ _RESTART_MOST_S = 5.0
 # A child that lived this long was healthy: its next restart is a quick one again.
 _SETTLED_S = 10.0
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+# Loaded before any fork: a child may call it, and nothing else that is not async-signal-safe.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
 
 @dataclass(slots=True)
 class Child:
@@ -30,13 +41,14 @@ class Child:
         name: Role's name, for people and for the log file.
         command: Program and arguments; secrets never stand here.
         healthy: Answers whether it serves.
-        environment: Added to the parent's.
+        has_lifeline: It stops by itself when its standard input closes, as our roles do. Other
+            programs are tied to this process by the kernel where it can (Linux).
     """
 
     name: str
     command: list[str]
     healthy: Callable[[], Awaitable[bool]]
-    environment: dict[str, str] = field(default_factory=dict)
+    has_lifeline: bool = True
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
 
@@ -132,7 +144,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **child.environment},
+                preexec_fn=None if child.has_lifeline else _die_with_parent,
                 # Ctrl-C in a terminal reaches this process alone, which stops them in order.
                 start_new_session=True,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import sys
@@ -45,7 +46,7 @@ _VALKEY_TIMEOUT_S = 30.0
 _READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 900.0}
 # Together under 5 s. The enclave finishes turns and hands over receipts, then the log settles
 # what it has, then Valkey writes its last bytes.
-_WAVES = [(["edge", "relay", "enclave"], 4.0), (["log"], 0.5), (["valkey"], 0.5)]
+_WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 0.8), (["valkey"], 0.6)]
 _RELAY_DRAIN_S = 3.0
 
 
@@ -110,6 +111,7 @@ async def up(options: UpOptions) -> AsyncIterator[Running]:
         SetupError: A port, folder, binary or model is not as it must be; says what to do.
     """
     _prepare_folders(options.data)
+    lock = _lock_folder(options.data)
     _check_ports(range(options.port, options.port + 4))
     _check_ports(range(options.port + 1000, options.port + 1004))
     root = _development_root(options.data / "tee" / "root.pem")
@@ -125,6 +127,7 @@ async def up(options: UpOptions) -> AsyncIterator[Running]:
             yield Running(options, supervisor)
         finally:
             await supervisor.stop(_WAVES)
+            os.close(lock)
 
 
 async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str, str]:
@@ -136,7 +139,7 @@ async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str,
     async def answers() -> bool:
         return await asyncio.to_thread(valkey.ready)
 
-    child = Child("valkey", valkey.command(), answers)
+    child = Child("valkey", valkey.command(), answers, has_lifeline=False)
     await supervisor.start(child)
     await supervisor.wait_healthy([child], _VALKEY_TIMEOUT_S)
     return {role: valkey.url(role) for role in ("enclave", "log", "edge")}
@@ -219,6 +222,21 @@ def _prepare_folders(data: Path) -> None:
             "--data, or `make run DATA=FOLDER`",
             code="folder",
         ) from None
+
+
+def _lock_folder(data: Path) -> int:
+    """Two systems on one data folder would ruin its log and its Valkey; the second is refused."""
+    lock = os.open(data / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise SetupError(
+            f"another Sottovoce uses the data folder {data}; stop it, or choose another with "
+            "--data, or `make run DATA=FOLDER`",
+            code="folder_in_use",
+        ) from None
+    return lock
 
 
 def _check_ports(ports: range) -> None:

@@ -1,6 +1,9 @@
 """Fixtures that more than one folder of tests uses: a real Valkey server, and a client for it."""
 
+import importlib.util
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -90,3 +93,21 @@ async def own_redis_client(valkey_process: ValkeyProcess) -> AsyncIterator[Redis
     client = quick_client(valkey_process.url)
     yield client
     await client.aclose()
+
+
+TINY_MODEL_TOOL = Path(__file__).parents[1] / "tools" / "make_tiny_model.py"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 0.1 million random weights with a chat template; needs vLLM and its torch."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: `make vllm`")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    # In a process of its own: torch in this one would be in every child's memory.
+    subprocess.run(
+        [sys.executable, str(TINY_MODEL_TOOL), "--out", str(folder)],
+        check=True,
+        capture_output=True,
+    )
+    return folder

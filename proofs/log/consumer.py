@@ -31,7 +31,8 @@ GROUP = "log"
 _CONSUMER = "log"
 _SETTLED_KEPT = 100_000
 _MAX_ID = 128
-_BLOCK_MS = 500
+# How long a stop may wait for a quiet stream.
+_BLOCK_MS = 250
 _BACKOFF_MAX_S = 5.0
 
 _Message = tuple[bytes, dict[bytes, bytes]]
