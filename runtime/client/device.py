@@ -26,7 +26,7 @@ from personas.digest import persona_digest
 from personas.model import Persona
 from proofs.errors import ProofError
 from proofs.policy import Policy
-from proofs.receipt import commitment
+from proofs.receipt import commitment, decode_receipt
 from proofs.verify import AttestedEnclave, verify_bundle, verify_receipt, verify_settled
 from runtime.client.connection import Connection, StreamLostError
 from runtime.client.home import DeviceHome, ReceiptRow
@@ -199,6 +199,7 @@ class Device:
             position=self._home.position(handle),
         )
         turn.enclave = enclave
+        self._home.keep_enclave(enclave.attested.enclave_id, enclave.bundle, enclave.inclusion)
         turn.commitment_salts.append(exchange.salts)
         stream = await self._connection.open_stream(enclave.gateway)
         await stream.send(exchange.seal(TURNS_PATH, request.model_dump_json().encode()))
@@ -243,7 +244,6 @@ class Device:
             + commitment(response, "response", turn.text.encode())
             for request, response in turn.commitment_salts
         ]
-        self._home.keep_enclave(enclave.attested.enclave_id, enclave.bundle, enclave.inclusion)
         self._home.expect_receipt(
             ReceiptRow(
                 receipt_id=event["receipt_id"],
@@ -282,14 +282,16 @@ class Device:
                 verify_settled(row.receipt, event["proof"], self._policy)
                 self._home.keep_proof(receipt_id, event["proof"])
                 self._done(receipt_id)
-        except (ProofError, SottoError, binascii.Error, ValueError) as error:
+        except (ProofError, SottoError, KeyError, ValueError) as error:
             self._home.refuse_receipt(receipt_id, str(error))
             self._done(receipt_id)
 
     def _keep_receipt(self, row: ReceiptRow, sealed: str) -> None:
         keys = self._home.thread_keys(row.persona)
         cose = open_receipt(keys, bytes.fromhex(row.receipt_id), base64.b64decode(sealed))
-        bundle, inclusion = self._home.enclave(row.enclave_id)
+        # The turn may have been answered by one enclave and asked for again of another.
+        signer = decode_receipt(cose).unverified.enclave.hex()
+        bundle, inclusion = self._home.enclave(signer)
         attested = verify_bundle(bundle, inclusion, self._policy, row.time)
         receipt = verify_receipt(cose, attested)
         stated = receipt.request + receipt.response
@@ -302,7 +304,7 @@ class Device:
                 "evidence and do not rely on this enclave",
                 code="receipt_mismatch",
             )
-        self._home.keep_receipt(row.receipt_id, cose)
+        self._home.keep_receipt(row.receipt_id, signer, cose)
 
     def _done(self, receipt_id: str) -> None:
         if waiting := self._waiting.pop(receipt_id, None):

@@ -160,10 +160,11 @@ class DeviceHome:
             ),
         )
 
-    def keep_receipt(self, receipt_id: str, receipt: bytes) -> None:
-        """Keep a verified receipt."""
+    def keep_receipt(self, receipt_id: str, enclave_id: str, receipt: bytes) -> None:
+        """Keep a verified receipt and which enclave signed it."""
         self._database.execute(
-            "UPDATE receipts SET receipt = ? WHERE receipt_id = ?", (receipt, receipt_id)
+            "UPDATE receipts SET receipt = ?, enclave_id = ? WHERE receipt_id = ?",
+            (receipt, enclave_id, receipt_id),
         )
 
     def keep_proof(self, receipt_id: str, proof: str) -> None:

@@ -59,12 +59,10 @@ def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
     for count, role in enumerate(("edge", "relay", "log", "enclave", "valkey"), start=1):
         before = scripted.children()
         text = reply_while(scripted, role)
-        # After an enclave's death the reply begins anew, and the person is told.
-        final = text.split("[the enclave restarted and answers anew]\n")[-1].rstrip("\n")
-        assert final.startswith(SCRIPT), f"{role}: {text!r}"
-        assert len(final.split()) == 64, f"{role}: a gap or a repeat in {final!r}"
+        # The script says the same words again, so even a new enclave goes on seamlessly.
+        assert text.startswith(SCRIPT), f"{role}: {text!r}"
+        assert len(text.split()) == 64, f"{role}: a gap or a repeat in {text!r}"
         assert turns_remembered(scripted) == count, f"{role}: the turn was stored once"
-        assert ("restarted" in text) == (role == "enclave"), f"{role}: {text!r}"
         deadline = time.monotonic() + 30
         while scripted.children().keys() != before.keys() or (
             scripted.children()[role] == before[role]

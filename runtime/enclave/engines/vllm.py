@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
 
@@ -104,11 +104,13 @@ class VllmEngine:
             ) from error
         arguments = AsyncEngineArgs(
             model=self._source,
-            max_model_len=self._max_model_len,
+            # None is its default and means the model's own; its annotation forgets that.
+            max_model_len=cast("int", self._max_model_len),
             enable_prefix_caching=True,
             enable_log_requests=False,
             disable_log_stats=True,
-            **({"distributed_executor_backend": "uni", "enforce_eager": True} if on_cpu else {}),
+            distributed_executor_backend="uni" if on_cpu else None,
+            enforce_eager=on_cpu,
         )
         self._manifest = await asyncio.to_thread(_digest_folder, self._source)
         self._llm = AsyncLLM.from_engine_args(arguments)
