@@ -31,9 +31,9 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             sys.stdout.write(line)
             if line.startswith(READY):
                 return
@@ -52,11 +52,14 @@ class Server:
             print(f"  more than the {FIRST_TOKEN_LIMIT_S} s that we aim for")
 
     def stop(self) -> None:
-        """As Ctrl-C does."""
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(30)
-        if code != 0:
-            raise SystemExit(f"make run ended with {code} when it was stopped")
+        """As Ctrl-C does, which reaches make and all that it started in its terminal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(30)
+        left = subprocess.run(
+            ["pgrep", "-f", "runtime (edge|relay|enclave|log) --config"], check=False
+        )
+        if left.returncode == 0:
+            raise SystemExit("make run left processes behind when it was stopped")
         print("make run: stopped cleanly")
 
 

@@ -23,7 +23,7 @@ COLUMN = "Best Generated Conversation"
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 _DATA_FILE = Path("synthetic-persona-chat") / "valid.csv"
 # Some dialogues of the data set are bulleted: "* User 1: Hi".
-_SAID = re.compile(r"^[ \t]*\*?[ \t]*User 1:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_SAID = re.compile(r"^[ \t]*\*?[ \t]*User 1:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
