@@ -214,8 +214,10 @@ async def _watched(load: Load) -> Run:
 async def _show_progress(load: Load) -> None:
     """One line that renews itself in a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
+    pause = 1.0
     while True:
-        await asyncio.sleep(1.0 if terminal else 10.0)
+        await asyncio.sleep(pause)
+        pause = 1.0 if terminal else 10.0
         now = load.progress()
         text = (
             f"{now.ended} turns ended, {now.failed} of them failed · {now.running} running · "
