@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
 _MOST_BACKOFF_S = 2.0
 _OPEN_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 5.0
 _NO_RETURN = range(4500, 5000)
 _PIECE = MAX_BINARY_BYTES // 2
 # Sealed events are small next to the sockets' own limit, but a list of bundles is not.
@@ -124,6 +125,7 @@ class Connection:
         self._token: str | None = None
         self._streams: dict[int, SealedStream] = {}
         self._next_stream = 1
+        self._asking = asyncio.Lock()
         self._enclaves: asyncio.Future[list[dict[str, str]]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: SottoError | None = None
@@ -181,10 +183,17 @@ class Connection:
 
     async def enclaves(self) -> list[dict[str, str]]:
         """What the edge says of live enclaves: to be verified, not believed."""
-        self._enclaves = asyncio.get_running_loop().create_future()
-        await self.send(encode_event(EnclavesList()))
-        async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            return await self._enclaves
+        async with self._asking:
+            self._enclaves = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    await self.send(encode_event(EnclavesList()))
+                    return await self._enclaves
+            except TimeoutError:
+                raise SottoError(
+                    "the edge does not say which enclaves there are; try again in a moment",
+                    code="enclave_away",
+                ) from None
 
     async def subscribe(self, receipt_ids: list[str]) -> None:
         """Ask for receipts by id."""
