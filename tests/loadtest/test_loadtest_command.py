@@ -71,8 +71,12 @@ def test_refuses_numbers_without_a_limit(
         (("--edge", "ws://127.0.0.1:1/v1/realtime"), "edge_away"),
     ],
 )
-def test_cannot_start(arguments: tuple[str, ...], code: str, tmp_path: Path) -> None:
+def test_cannot_start(
+    arguments: tuple[str, ...], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is wrong is said in one line with exit code 2, before figures mean anything."""
+    for name in ("SOTTO_POLICY", "SOTTO_DATA"):
+        monkeypatch.delenv(name, raising=False)
     args = parse("--home", str(tmp_path), *arguments)
     with pytest.raises(SottoError) as caught:
         args.run(args)
