@@ -111,14 +111,20 @@ class Supervisor:
                 await asyncio.sleep(_POLL_S)
 
     async def stop(self, waves: list[tuple[list[str], float]]) -> None:
-        """Stop children in waves: SIGTERM to a wave, then SIGKILL after its seconds."""
+        """Stop children in waves: SIGTERM to a wave, SIGKILL at its time, then the next.
+
+        Args:
+            waves: Names of children, and seconds since this call by which they must be gone.
+        """
         self._stopping = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         for watcher in self._watchers.values():
             watcher.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
-        for names, seconds in waves:
+        for names, until in waves:
             wave = [c for c in self._children if c.name in names]
-            await self._stop_wave(wave, seconds)
+            await self._stop_wave(wave, max(0.0, began + until - loop.time()))
 
     async def _stop_wave(self, wave: list[Child], seconds: float) -> None:
         alive = {c.name: c.process for c in wave if c.process and c.process.returncode is None}

@@ -44,9 +44,10 @@ HOST = "127.0.0.1"
 _VALKEY_TIMEOUT_S = 30.0
 # vLLM on a CPU takes the better part of a minute to load; large models on disks take longer.
 _READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 900.0}
-# Together under 5 s. The enclave finishes turns and hands over receipts, then the log settles
-# what it has, then Valkey writes its last bytes.
-_WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 0.8), (["valkey"], 0.6)]
+# Who stops when, with the seconds since the stop began at which a wave must be over. The enclave
+# finishes turns and hands over receipts, then the log settles what it has, then Valkey writes its
+# last bytes; what one wave does not need is left to the next.
+_WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 4.4), (["valkey"], 4.9)]
 _RELAY_DRAIN_S = 3.0
 
 
