@@ -11,12 +11,11 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import email.utils
 import hashlib
 import hmac
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +28,11 @@ from proofs.policy import Policy
 from proofs.receipt import commitment, decode_receipt
 from proofs.verify import AttestedEnclave, verify_bundle, verify_receipt, verify_settled
 from runtime.client.connection import Connection, StreamLostError
+from runtime.client.exchange import Exchange
 from runtime.client.home import DeviceHome, ReceiptRow
 from runtime.enclave.api import (
     CANCEL_PATH,
     FINAL_EVENTS,
-    REQUEST_SALT_LABEL,
-    RESPONSE_SALT_LABEL,
-    SALT_BYTES,
     TURNS_PATH,
     CancelRequest,
     PersonaReference,
@@ -43,11 +40,8 @@ from runtime.enclave.api import (
 )
 from runtime.errors import SottoError
 from runtime.sealing import open_receipt
-from transport.bhttp import Content, Request, ResponseDecoder, ResponseHead, encode_request
-from transport.bhttp import Event as BhttpEvent
 from transport.errors import TransportError
 from transport.keyconfig import KeyConfig, decode_key_config
-from transport.ohttp import ChunkedRequestSealer, ChunkedResponseOpener
 from transport.sse import EventDecoder
 
 # Bundles are verified once and used until they are this old; then the edge is asked again.
@@ -98,6 +92,8 @@ class Device:
         self._enclaves: list[LiveEnclave] = []
         self._verified_at = 0.0
         self._waiting: dict[str, asyncio.Event] = {}
+        # Verified once each: an enclave lives a day, a device meets a few.
+        self._attested: dict[str, AttestedEnclave] = {}
         self._asks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Device:
@@ -168,7 +164,7 @@ class Device:
         request = CancelRequest(thread_key=self._home.thread_key(persona.handle), turn_id=turn_id)
         stopped = False
         for enclave in await self.enclaves():
-            exchange = _Exchange(enclave.key_config)
+            exchange = Exchange(enclave.key_config)
             stream = await self._connection.open_stream(enclave.gateway)
             await stream.send(exchange.seal(CANCEL_PATH, request.model_dump_json().encode()))
             body = b"".join([part async for part in exchange.open(stream)])
@@ -179,18 +175,16 @@ class Device:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
         row = self._home.receipt(receipt_id)
         if row is not None and row.status in ("waiting", "received"):
-            waiting = self._waiting.setdefault(receipt_id, asyncio.Event())
-            await self._connection.subscribe([receipt_id])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await waiting.wait()
+                    await (await self._await_receipt(receipt_id)).wait()
         return self._home.receipt(receipt_id)
 
     async def _try(self, turn: _Turn) -> AsyncIterator[dict[str, Any]]:
         handle = turn.persona.handle
         keys = self._home.thread_keys(handle)
         enclave = choose(await self.enclaves(), keys.thread_id)
-        exchange = _Exchange(enclave.key_config)
+        exchange = Exchange(enclave.key_config)
         request = TurnRequest(
             thread_key=self._home.thread_key(handle),
             turn_id=turn.turn_id,
@@ -257,8 +251,14 @@ class Device:
         )
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position)
-        self._waiting[event["receipt_id"]] = asyncio.Event()
-        await self._connection.subscribe([event["receipt_id"]])
+        await self._await_receipt(event["receipt_id"])
+
+    async def _await_receipt(self, receipt_id: str) -> asyncio.Event:
+        """Ask for a receipt, once; the event is set when it is settled or refused."""
+        if receipt_id not in self._waiting:
+            self._waiting[receipt_id] = asyncio.Event()
+            await self._connection.subscribe([receipt_id])
+        return self._waiting[receipt_id]
 
     def _ask_again(self) -> None:
         """A new socket knows nothing of what was awaited on the old one."""
@@ -276,9 +276,9 @@ class Device:
         if row is None or row.status == "refused":
             return
         try:
-            if kind == "response.receipt":
+            if kind == "response.receipt" and row.receipt is None:
                 self._keep_receipt(row, event["sealed"])
-            elif row.receipt is not None:
+            elif kind == "response.settled" and row.receipt is not None:
                 verify_settled(row.receipt, event["proof"], self._policy)
                 self._home.keep_proof(receipt_id, event["proof"])
                 self._done(receipt_id)
@@ -291,8 +291,10 @@ class Device:
         cose = open_receipt(keys, bytes.fromhex(row.receipt_id), base64.b64decode(sealed))
         # The turn may have been answered by one enclave and asked for again of another.
         signer = decode_receipt(cose).unverified.enclave.hex()
-        bundle, inclusion = self._home.enclave(signer)
-        attested = verify_bundle(bundle, inclusion, self._policy, row.time)
+        if (attested := self._attested.get(signer)) is None:
+            bundle, inclusion = self._home.enclave(signer)
+            attested = verify_bundle(bundle, inclusion, self._policy, row.time)
+            self._attested[signer] = attested
         receipt = verify_receipt(cose, attested)
         stated = receipt.request + receipt.response
         expected = [row.commitments[i : i + 64] for i in range(0, len(row.commitments), 64)]
@@ -309,64 +311,6 @@ class Device:
     def _done(self, receipt_id: str) -> None:
         if waiting := self._waiting.pop(receipt_id, None):
             waiting.set()
-
-
-class _Exchange:
-    """One sealed request and its answer."""
-
-    def __init__(self, config: KeyConfig) -> None:
-        self._sealer = ChunkedRequestSealer(config)
-        self.salts = (
-            self._sealer.export(REQUEST_SALT_LABEL, SALT_BYTES),
-            self._sealer.export(RESPONSE_SALT_LABEL, SALT_BYTES),
-        )
-
-    def seal(self, path: bytes, body: bytes) -> bytes:
-        """The whole encapsulated request."""
-        headers = (
-            (b"content-type", b"application/json"),
-            # RFC 9458 §6.5: the gateway refuses what is too old to be remembered as used.
-            (b"date", email.utils.formatdate(usegmt=True).encode()),
-        )
-        request = Request(b"POST", b"https", b"enclave", path, headers, body)
-        return self._sealer.seal(encode_request(request), final=True)
-
-    async def open(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        """Content of the answer as it comes.
-
-        Raises:
-            SottoError: The enclave refused, inside the encapsulation.
-            StreamLostError: The answer does not open, or was cut.
-        """
-        opener = self._sealer.response_opener()
-        decoder = ResponseDecoder()
-        status = 0
-        refusal = b""
-        async for event in _events(stream, opener, decoder):
-            if isinstance(event, ResponseHead):
-                status = event.status
-            elif isinstance(event, Content) and status == 200:
-                yield event.data
-            elif isinstance(event, Content):
-                refusal += event.data
-        if status != 200:
-            problem = orjson.loads(refusal)["error"]
-            raise SottoError(problem["message"], code=problem["code"])
-
-
-async def _events(
-    stream: AsyncIterable[bytes], opener: ChunkedResponseOpener, decoder: ResponseDecoder
-) -> AsyncIterator[BhttpEvent]:
-    """Open and decode a sealed response as it comes."""
-    try:
-        async for data in stream:
-            for plaintext in opener.feed(data):
-                for event in decoder.feed(plaintext):
-                    yield event
-        for event in [*decoder.feed(opener.finish()), *decoder.finish()]:
-            yield event
-    except TransportError as error:
-        raise StreamLostError("unsealed", f"the answer does not open: {error}") from error
 
 
 def _verify(entry: dict[str, str], policy: Policy) -> LiveEnclave:

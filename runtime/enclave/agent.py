@@ -7,13 +7,14 @@ sealed memory before ``response.completed``, and the receipt comes after.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -38,6 +39,15 @@ log = logging.getLogger(__name__)
 # Most records read for one turn; the token budget then chooses among them.
 HISTORY_TURNS = 64
 _APPEND_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What the engine said, why it ended, and its length in tokens."""
+
+    text: str
+    finish: FinishReason
+    tokens: int
 
 
 class Agent:
@@ -67,6 +77,8 @@ class Agent:
         self._store = store
         self._outbox = outbox
         self._metrics = metrics
+        self._ttft = metrics.ttft.labels(engine.name)
+        self._inter_token = metrics.inter_token.labels(engine.name)
         self._max_turns = max_turns
         self._debug = debug
         self._table = TurnTable()
@@ -85,9 +97,7 @@ class Agent:
             raise ApiError(503, "stopping", "this enclave is stopping; send the turn to another")
         if len(self._table.running()) >= self._max_turns or self._outbox.full:
             raise ApiError(503, "overloaded", "this enclave is full; try again in a moment")
-        turn = RunningTurn(
-            call, request_id=os.urandom(12).hex(), started=asyncio.get_running_loop().time()
-        )
+        turn = RunningTurn(call, request_id=os.urandom(12).hex(), started=time.perf_counter())
         self._table.add(turn)
         turn.task = asyncio.create_task(self._run(turn))
         return turn
@@ -156,16 +166,17 @@ class Agent:
         sampling = _sampling(call.persona, prompt)
         turn.emit(self._created(turn, receipt_id, prompt))
         try:
-            reply, finish = await self._generate(turn, prompt, sampling)
+            reply = await self._generate(turn, prompt, sampling)
         except EngineError as error:
             self._fail(turn, error.code, str(error), thread, receipt_id)
             return
-        outcome = Outcome.CANCELLED if finish is FinishReason.CANCELLED else Outcome.COMPLETED
+        cancelled = reply.finish is FinishReason.CANCELLED
+        outcome = Outcome.CANCELLED if cancelled else Outcome.COMPLETED
         record = Turn(
             turn_id=call.turn_id,
             time=int(time.time()),
             message=call.request.message,
-            reply=reply,
+            reply=reply.text,
             outcome=outcome.value,
             receipt_id=receipt_id,
             receipt_digest=await self._previous_receipt(call.keys, thread),
@@ -177,9 +188,10 @@ class Agent:
                 "turn_id": call.request.turn_id,
                 "receipt_id": receipt_id.hex(),
                 "position": str(place.after),
-                "finish_reason": finish.value,
+                "finish_reason": reply.finish.value,
                 "usage": {
                     "prompt_tokens": prompt.tokens,
+                    "completion_tokens": reply.tokens,
                     "remembered_turns": prompt.remembered,
                 },
             }
@@ -206,35 +218,31 @@ class Agent:
             event["prompt"] = [asdict(message) for message in prompt.messages]
         return event
 
-    async def _generate(
-        self, turn: RunningTurn, prompt: Prompt, sampling: Sampling
-    ) -> tuple[str, FinishReason]:
+    async def _generate(self, turn: RunningTurn, prompt: Prompt, sampling: Sampling) -> _Reply:
         parts: list[str] = []
-        finish = FinishReason.STOP
-        loop = asyncio.get_running_loop()
-        last = turn.started
+        finish, tokens = FinishReason.STOP, 0
+        if turn.cancelled:  # while it waited for its thread or its memory
+            return _Reply("", FinishReason.CANCELLED, 0)
         stream = self._engine.stream(
-            turn.request_id,
-            prompt.messages,
-            sampling,
-            cache_salt=turn.call.keys.cache_salt,
+            turn.request_id, prompt.messages, sampling, cache_salt=turn.call.keys.cache_salt
         )
-        if turn.cancelled:  # cancelled while it waited for its thread
-            return "", FinishReason.CANCELLED
-        async for delta in stream:
-            if delta.text:
-                now = loop.time()
+        last = turn.started
+        # Leaving early, however it comes about, ends the work inside the engine too.
+        async with contextlib.aclosing(stream):
+            async for delta in stream:
+                tokens += delta.tokens
+                finish = delta.finish or finish
+                if not delta.text:
+                    continue
+                now = time.perf_counter()
                 if parts:
-                    self._metrics.inter_token.labels(self._engine.name).observe(
-                        (now - last) / max(1, delta.tokens)
-                    )
+                    self._inter_token.observe((now - last) / max(1, delta.tokens))
                 else:
-                    self._metrics.ttft.labels(self._engine.name).observe(now - last)
+                    self._ttft.observe(now - last)
                 last = now
                 parts.append(delta.text)
                 turn.emit({"type": "response.output_text.delta", "delta": delta.text})
-            finish = delta.finish or finish
-        return "".join(parts), finish
+        return _Reply("".join(parts), finish, tokens)
 
     async def _append(self, call: TurnCall, position: Position, record: Turn) -> Answered:
         """Append where the thread ends now; another device's turn may have come between."""

@@ -55,7 +55,7 @@ class RunningTurn:
     Attributes:
         call: What was asked.
         request_id: Its name inside the engine.
-        started: Event loop time at which it was asked for.
+        started: `time.perf_counter` when it was asked for.
         cancelled: The device asked to stop it.
         task: What runs it.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
@@ -75,12 +76,12 @@ class ScriptedEngine:
         abort = self._aborts[request_id] = asyncio.Event()
         length = min(self._tokens, sampling.max_tokens)
         finish = FinishReason.STOP if self._tokens <= sampling.max_tokens else FinishReason.LENGTH
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._first_token_s
+        # Not the loop's clock, which counts whole milliseconds under uvloop.
+        due = time.perf_counter() + self._first_token_s
         try:
             for index, word in zip(range(length), itertools.cycle(_WORDS), strict=False):
                 # Pace against the clock, not the reader: a late tick is not carried over.
-                await asyncio.sleep(max(0.0, due - loop.time()))
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 due += self._token_s
                 if abort.is_set():
                     yield Delta("", 0, FinishReason.CANCELLED)
