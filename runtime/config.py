@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -13,10 +14,13 @@ from runtime.errors import SetupError
 from runtime.wire import GatewayName
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+# TOML has no type for these two: a path is written as text, and a URL may hold a password.
+_Path = Annotated[Path, Field(strict=False)]
+_SecretUrl = Annotated[str, Field(repr=False)]
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class EngineConfig(_Config):
@@ -45,8 +49,8 @@ class EnclaveConfig(_Config):
     host: str = "127.0.0.1"
     port: Port = 8472
     metrics_port: Port = 9472
-    redis_url: str
-    simulated_root: Path
+    redis_url: _SecretUrl
+    simulated_root: _Path
     engine: EngineConfig = EngineConfig()
     debug: bool = False
     key_lifetime_s: Annotated[int, Field(ge=60, le=86400)] = 86400
@@ -59,7 +63,7 @@ class EdgeConfig(_Config):
     host: str = "127.0.0.1"
     port: Port = 8470
     metrics_port: Port = 9470
-    redis_url: str
+    redis_url: _SecretUrl
     relay_url: str
     max_sockets: Annotated[int, Field(ge=1)] = 10_000
     resume_s: Annotated[float, Field(ge=0)] = 60.0
@@ -81,9 +85,9 @@ class LogRoleConfig(_Config):
     host: str = "127.0.0.1"
     port: Port = 8473
     metrics_port: Port = 9473
-    redis_url: str
-    directory: Path
-    key_file: Path
+    redis_url: _SecretUrl
+    directory: _Path
+    key_file: _Path
     origin: str = "localhost/sottovoce-log"
     batch_interval_s: Annotated[float, Field(gt=0)] = 0.25
 
@@ -118,7 +122,9 @@ def load_config(kind: type[ConfigT], path: Path) -> ConfigT:
 
 def dump_config(config: BaseModel, path: Path) -> None:
     """Write one role's file, readable by this user alone."""
-    path.touch(mode=0o600)
-    path.write_text(
-        tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
-    )
+    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # A file that was there keeps its mode, and this one holds a password.
+        os.fchmod(descriptor, 0o600)
+        file.write(text)

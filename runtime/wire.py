@@ -162,12 +162,86 @@ def encode_event(event: BaseModel | dict[str, Any]) -> str:
     return orjson.dumps(event).decode()
 
 
+class _ServerEvent(BaseModel):
+    # Members that a later edge adds are no offence.
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class _Session(_ServerEvent):
+    token: Token
+
+
+class _SessionCreated(_ServerEvent):
+    session: _Session
+
+
+class _SessionResumed(_ServerEvent):
+    token: Token
+    lost: list[StreamId]
+
+
+class _Announced(_ServerEvent):
+    gateway: GatewayName
+    bundle: str
+    proof: str
+
+
+class _Enclaves(_ServerEvent):
+    enclaves: list[_Announced]
+
+
+class _Problem(_ServerEvent):
+    code: Annotated[str, Field(max_length=64)]
+    message: str
+
+
+class _StreamFailed(_ServerEvent):
+    stream: StreamId
+    error: _Problem
+
+
+class _ResponseReceipt(_ServerEvent):
+    receipt_id: ReceiptId
+    sealed: str
+
+
+class _ResponseSettled(_ServerEvent):
+    receipt_id: ReceiptId
+    proof: str
+
+
+class _Error(_ServerEvent):
+    error: _Problem
+
+
+_SERVER_EVENTS: dict[str, type[_ServerEvent]] = {
+    "session.created": _SessionCreated,
+    "session.resumed": _SessionResumed,
+    "enclaves": _Enclaves,
+    "stream.failed": _StreamFailed,
+    "response.receipt": _ResponseReceipt,
+    "response.settled": _ResponseSettled,
+    "error": _Error,
+}
+
+
 def decode_server_event(text: str | bytes) -> dict[str, Any]:
-    """Parse one text frame from an edge. Devices ignore types that they do not know."""
+    """Parse one text frame from an edge. Devices ignore types that they do not know.
+
+    Events of known types have the members that docs/protocol.md lists, with their types.
+
+    Raises:
+        WireError: Not an event, or a known one that is malformed; never quotes the input.
+    """
     try:
         event = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise WireError("the server sent text that is not JSON") from None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise WireError("the server sent an event without a type")
+    if (model := _SERVER_EVENTS.get(event["type"])) is not None:
+        try:
+            model.model_validate(event)
+        except ValidationError:
+            raise WireError("the server sent an event without what its type needs") from None
     return event

@@ -54,7 +54,7 @@ def make(out: Path, *, seed: int = 7, hidden: int = 64, layers: int = 2) -> Path
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=32,
-            max_position_embeddings=4096,
+            max_position_embeddings=16384,
             eos_token_id=fast.eos_token_id,
             pad_token_id=fast.pad_token_id,
             bos_token_id=None,

@@ -17,6 +17,7 @@ from runtime.errors import SottoError
 from runtime.wire import (
     HEARTBEAT_S,
     MAX_BINARY_BYTES,
+    MAX_RECEIPTS_PER_EVENT,
     SUBPROTOCOL,
     EnclavesList,
     Frame,
@@ -41,6 +42,11 @@ _NO_RETURN = range(4500, 5000)
 _PIECE = MAX_BINARY_BYTES // 2
 # Sealed events are small next to the sockets' own limit, but a list of bundles is not.
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
+# Sealed bytes that wait to be opened: more than any reply, less than what hurts a device.
+_MAX_AHEAD_BYTES = 4 * 1024 * 1024
+# What an edge says of a failed stream; any other word could pose as an enclave's.
+_STREAM_ERRORS = frozenset({"relay_away", "gateway_refused", "stream_lost"})
+_MAX_SHOWN = 200
 
 
 class StreamLostError(Exception):
@@ -62,6 +68,7 @@ class SealedStream:
         self._connection = connection
         self.stream_id = stream_id
         self.received = 0
+        self._waiting = 0
         self._queue: asyncio.Queue[bytes | StreamLostError | None] = asyncio.Queue()
 
     async def send(self, data: bytes) -> None:
@@ -82,6 +89,7 @@ class SealedStream:
             while (item := await self._queue.get()) is not None:
                 if isinstance(item, StreamLostError):
                     raise item
+                self._waiting -= len(item)
                 yield item
         finally:
             await self._connection.forget(self)
@@ -91,6 +99,9 @@ class SealedStream:
         if frame.offset != self.received:
             raise WireError("the edge sent a frame out of place")
         self.received += len(frame.data)
+        self._waiting += len(frame.data)
+        if self._waiting > _MAX_AHEAD_BYTES:
+            raise WireError("the edge sent far more than an answer has")
         if frame.data:
             self._queue.put_nowait(frame.data)
         if frame.end:
@@ -129,6 +140,9 @@ class Connection:
         self._enclaves: asyncio.Future[list[dict[str, str]]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: SottoError | None = None
+        # The socket that has said `session.created`, and whether a resume on it is unanswered.
+        self._greeted: ClientConnection | None = None
+        self._resuming = False
         self.reconnects = 0
 
     async def __aenter__(self) -> Self:
@@ -197,7 +211,9 @@ class Connection:
 
     async def subscribe(self, receipt_ids: list[str]) -> None:
         """Ask for receipts by id."""
-        await self.send(encode_event(ReceiptSubscribe(receipt_ids=receipt_ids)))
+        for start in range(0, len(receipt_ids), MAX_RECEIPTS_PER_EVENT):
+            some = receipt_ids[start : start + MAX_RECEIPTS_PER_EVENT]
+            await self.send(encode_event(ReceiptSubscribe(receipt_ids=some)))
 
     async def _open(self) -> ClientConnection:
         try:
@@ -233,20 +249,32 @@ class Connection:
             try:
                 await self._read(socket)
             except ConnectionClosed as closed:
-                code = closed.rcvd.code if closed.rcvd is not None else 1006
-                if code in _NO_RETURN:
-                    reason = closed.rcvd.reason if closed.rcvd is not None else ""
-                    self._failure = SottoError(f"the edge closed the session: {reason}")
-                    self._fail_all("closed", reason)
-                    self._ready.set()
+                if closed.rcvd is not None and closed.rcvd.code in _NO_RETURN:
+                    self._give_up(_shown(closed.rcvd.reason))
                     return
             except WireError as error:
-                await socket.close()
+                self._ready.clear()
                 self._fail_all("protocol", str(error))
+                self._fail_question(str(error))
+                await socket.close()
             finally:
                 keepalive.cancel()
-                self._ready.clear()
+            self._ready.clear()
             socket = self._socket = None
+
+    def _give_up(self, reason: str) -> None:
+        """Told not to come back: whoever waits, now or later, gets the reason."""
+        self._failure = SottoError(f"the edge closed the session: {reason}", code="closed")
+        self._fail_all("closed", reason)
+        self._fail_question(reason)
+        self._ready.set()
+
+    def _fail_question(self, reason: str) -> None:
+        if self._enclaves is not None and not self._enclaves.done():
+            self._enclaves.set_exception(
+                SottoError(f"the edge does not say which enclaves there are: {reason}",
+                    code="enclave_away")
+            )
 
     async def _keepalive(self, socket: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -266,33 +294,42 @@ class Connection:
                 case "session.created":
                     await self._begin(socket, event)
                 case "session.resumed":
+                    if not self._resuming:
+                        raise WireError("the edge resumed what was not asked for")
                     for stream_id in event["lost"]:
                         self._fail(stream_id, "not_resumable", "the edge forgot this stream")
                     self._token = event["token"]
                     self._live(socket)
                 case "stream.failed":
                     error = event["error"]
-                    self._fail(event["stream"], error["code"], error["message"])
+                    code = error["code"] if error["code"] in _STREAM_ERRORS else "stream_lost"
+                    self._fail(event["stream"], code, _shown(error["message"]))
                 case "enclaves":
                     if self._enclaves is not None and not self._enclaves.done():
                         self._enclaves.set_result(event["enclaves"])
                 case "error" if event["error"]["code"] == "not_resumable":
-                    self._fail_all("not_resumable", event["error"]["message"])
-                    self._live(socket)
+                    self._fail_all("not_resumable", _shown(event["error"]["message"]))
+                    if self._resuming:
+                        self._live(socket)
                 case _:
                     self._on_event(event)
         raise ConnectionClosed(None, None)
 
     async def _begin(self, socket: ClientConnection, event: dict[str, Any]) -> None:
         """First event of a socket: resume the earlier session where there is one."""
+        if self._greeted is socket:
+            raise WireError("the edge began its session twice")
+        self._greeted = socket
         old, self._token = self._token, event["session"]["token"]
         if old is None or not self._streams:
             self._live(socket)
             return
         received = {str(one.stream_id): one.received for one in self._streams.values()}
+        self._resuming = True
         await socket.send(encode_event(SessionResume(token=old, received=received)))
 
     def _live(self, socket: ClientConnection) -> None:
+        self._resuming = False
         self._socket = socket
         self._ready.set()
         self._on_reconnect()
@@ -304,3 +341,8 @@ class Connection:
     def _fail_all(self, code: str, message: str) -> None:
         for stream_id in list(self._streams):
             self._fail(stream_id, code, message)
+
+
+def _shown(text: str) -> str:
+    """An edge's words, fit for a terminal: no control characters, no flood."""
+    return "".join(c if c.isprintable() else " " for c in text[:_MAX_SHOWN])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -73,6 +72,7 @@ class _Turn:
     turn_id: str
     enclave: LiveEnclave | None = None
     text: str = ""
+    ended: bool = False
     commitment_salts: list[tuple[bytes, bytes]] = field(default_factory=list, repr=False)
 
 
@@ -116,7 +116,7 @@ class Device:
         for entry in await self._connection.enclaves():
             try:
                 found.append(_verify(entry, self._policy))
-            except (ProofError, TransportError, binascii.Error, KeyError) as error:
+            except (ProofError, TransportError, ValueError) as error:
                 refused.append(str(error))
         if not found:
             if refused:
@@ -147,6 +147,8 @@ class Device:
                 async for event in self._try(turn):
                     yield event
             except StreamLostError as error:
+                if turn.ended:
+                    return  # the enclave's last word was read; only padding after it was cut
                 problem = SottoError(str(error), code=error.code)
             except SottoError as error:
                 if error.code not in _RETRYABLE | {"enclave_away"}:
@@ -208,14 +210,21 @@ class Device:
                         yield shown
                     continue
                 if event["type"] in FINAL_EVENTS:
-                    await self._finish(turn, event)
+                    async for shown in self._show(turn, text, whole=True):
+                        yield shown
+                    self._finish(turn, event)
                 elif turn.text:
                     continue  # a second response.created says nothing new
                 yield {**event, "enclave_id": enclave.attested.enclave_id}
 
-    async def _show(self, turn: _Turn, text: str) -> AsyncIterator[dict[str, Any]]:
-        """Deltas of a repeated stream begin again; show only what has not been shown."""
-        if turn.text.startswith(text):
+    async def _show(
+        self, turn: _Turn, text: str, *, whole: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Deltas of a repeated stream begin again; show only what has not been shown.
+
+        A whole reply that is shorter than what was shown is another reply.
+        """
+        if turn.text == text or (turn.text.startswith(text) and not whole):
             return
         if not text.startswith(turn.text):
             turn.text = ""

@@ -91,8 +91,10 @@ class DeviceHome:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._master = _load_or_make(path / "master.key")
-            self._database = sqlite3.connect(path / "device.db", isolation_level=None, timeout=10)
+            # Made before SQLite makes it for others to read; its journal takes the same mode.
+            (path / "device.db").touch(mode=0o600)
             (path / "device.db").chmod(0o600)
+            self._database = sqlite3.connect(path / "device.db", isolation_level=None, timeout=10)
             self._database.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
@@ -120,10 +122,15 @@ class DeviceHome:
         return None if row is None else str(row[0])
 
     def set_position(self, persona: str, position: str) -> None:
-        """Remember where the chain stands."""
+        """Remember where the chain stands; an earlier place than the one known is not taken.
+
+        Answers can arrive out of order. A device that went back would let a store go back too.
+        """
+        # The text begins with the length, which is what a cast to INTEGER reads.
         self._database.execute(
             "INSERT INTO threads VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET position = excluded.position",
+            "ON CONFLICT DO UPDATE SET position = excluded.position "
+            "WHERE CAST(excluded.position AS INTEGER) > CAST(position AS INTEGER)",
             (persona, position),
         )
 
@@ -143,9 +150,13 @@ class DeviceHome:
         return bytes(row[0]), str(row[1])
 
     def expect_receipt(self, row: ReceiptRow) -> None:
-        """Note a finished turn whose receipt is on its way."""
+        """Note a finished turn whose receipt is on its way.
+
+        Where the turn was sealed again meanwhile, its receipt may commit to that exchange.
+        """
         self._database.execute(
-            f"INSERT OR IGNORE INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - constant column names
+            f"INSERT INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?) "  # noqa: S608 - constant column names
+            "ON CONFLICT DO UPDATE SET commitments = excluded.commitments WHERE receipt IS NULL",
             (
                 row.receipt_id,
                 row.turn_id,

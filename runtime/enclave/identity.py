@@ -139,6 +139,8 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         bundle = make_bundle(claims, self._platform, now).encode()
         inclusion = await self._log(bundle)
         identity = Identity(claims, bundle, inclusion, gateway_key, signer)
+        # What is forgotten cannot be taken: an expired key would open recorded requests.
+        self._identities = {one: self._identities[one] for one in self}
         self._identities[key_id] = self._current = identity
         self._epoch += 1
         log.info("epoch %d: enclave %s", claims.epoch, identity.bundle_digest.hex()[:16])
@@ -156,11 +158,24 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
             await asyncio.sleep(_INCLUSION_POLL_S)
 
     async def run(self) -> None:
-        """Announce this enclave while it lives, and rotate at half of the keys' lifetime."""
+        """Announce this enclave while it lives, and rotate at half of the keys' lifetime.
+
+        Side by side: a log that is away holds new keys up, and the old ones are still good.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._rotate_in_time())
+            group.create_task(self._announce_often())
+
+    async def _rotate_in_time(self) -> None:
         while True:
             current = self._current
             if current is None or time.time() > current.claims.not_before + self._lifetime_s / 2:
                 await self.rotate()
+                await self.announce()
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    async def _announce_often(self) -> None:
+        while True:
             await self.announce()
             await asyncio.sleep(ANNOUNCE_EVERY_S)
 

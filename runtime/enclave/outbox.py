@@ -7,11 +7,13 @@ tries again; the turn was answered and stays answered.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import redis.asyncio
 import redis.exceptions
@@ -25,6 +27,8 @@ from runtime.sealing import open_receipt, seal_receipt
 from runtime.streams import LEAVES_STREAM, receipt_key
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 5.0
@@ -110,19 +114,28 @@ class Outbox:
             found = sealed and open_receipt(keys, receipt_id, sealed)
         except (redis.exceptions.RedisError, OSError, SottoError):
             return None
-        return receipt_entry(found) if found else None
+        return _digest(found) if found else None
 
     async def _hand_over(self, job: ReceiptJob) -> None:
         receipt_id = job.receipt.receipt_id
-        if job.again and await self.digest(job.keys, receipt_id) is not None:
+        if job.again and await self._is_there(receipt_id):
             return
         cose = sign_receipt(job.receipt, job.signer)
-        entry = receipt_entry(cose)
-        self._newest[job.keys.thread_id] = (receipt_id, entry)
+        self._newest[job.keys.thread_id] = (receipt_id, _digest(cose))
         while len(self._newest) > _NEWEST_KEPT:
             self._newest.popitem(last=False)
         sealed = seal_receipt(job.keys, receipt_id, cose, os.urandom(12))
-        await append_leaf(self._redis, receipt_id.hex(), entry, sealed)
+        await append_leaf(self._redis, receipt_id.hex(), receipt_entry(cose), sealed)
+
+    async def _is_there(self, receipt_id: bytes) -> bool:
+        # No guess while Redis is away: a second receipt beside the first one's proof looks forged.
+        key = receipt_key(receipt_id.hex())
+        return bool(await _patiently(lambda: self._redis.hexists(key, "sealed"), receipt_id.hex()))
+
+
+def _digest(cose: bytes) -> bytes:
+    """What a receipt names as `previous`: SHA-256 of the signed receipt before it."""
+    return hashlib.sha256(cose).digest()
 
 
 async def append_leaf(
@@ -133,17 +146,24 @@ async def append_leaf(
     The hash is written before the stream entry, so that whoever reads the entry finds it. A
     repeat after a lost answer is harmless: the log takes each entry once.
     """
+
+    async def append() -> None:
+        if sealed is not None:
+            key = receipt_key(identifier)
+            await client.hset(key, mapping={"sealed": sealed})
+            await client.expire(key, UNSETTLED_TTL_S)
+        await client.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
+
+    await _patiently(append, identifier)
+
+
+async def _patiently(call: Callable[[], Awaitable[T]], identifier: str) -> T:
+    """What Redis answers, however long it is away."""
     delay = _RETRY_FIRST_S
     while True:
         try:
-            if sealed is not None:
-                key = receipt_key(identifier)
-                await client.hset(key, mapping={"sealed": sealed})
-                await client.expire(key, UNSETTLED_TTL_S)
-            await client.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
+            return await call()
         except (redis.exceptions.RedisError, OSError) as error:
             log.warning("redis is away (%s); entry %s waits", type(error).__name__, identifier)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_MOST_S)
-        else:
-            return

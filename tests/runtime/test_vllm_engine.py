@@ -94,7 +94,7 @@ async def test_replies_are_batched(engine: VllmEngine) -> None:
 
 async def test_a_prompt_beyond_the_window_is_refused_with_its_size(engine: VllmEngine) -> None:
     """The engine never drops the beginning of a prompt silently."""
-    long = [Message("user", "hello " * 5000)]
+    long = [Message("user", "hello " * 20_000)]
     with pytest.raises(EngineError, match="window") as caught:
         async for _ in engine.stream("a", long, Sampling(), cache_salt="s"):
             pass
