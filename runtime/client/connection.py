@@ -272,8 +272,9 @@ class Connection:
     def _fail_question(self, reason: str) -> None:
         if self._enclaves is not None and not self._enclaves.done():
             self._enclaves.set_exception(
-                SottoError(f"the edge does not say which enclaves there are: {reason}",
-                    code="enclave_away")
+                SottoError(
+                    f"the edge does not say which enclaves there are: {reason}", code="enclave_away"
+                )
             )
 
     async def _keepalive(self, socket: ClientConnection) -> None:
@@ -294,12 +295,7 @@ class Connection:
                 case "session.created":
                     await self._begin(socket, event)
                 case "session.resumed":
-                    if not self._resuming:
-                        raise WireError("the edge resumed what was not asked for")
-                    for stream_id in event["lost"]:
-                        self._fail(stream_id, "not_resumable", "the edge forgot this stream")
-                    self._token = event["token"]
-                    self._live(socket)
+                    self._resumed(socket, event)
                 case "stream.failed":
                     error = event["error"]
                     code = error["code"] if error["code"] in _STREAM_ERRORS else "stream_lost"
@@ -327,6 +323,14 @@ class Connection:
         received = {str(one.stream_id): one.received for one in self._streams.values()}
         self._resuming = True
         await socket.send(encode_event(SessionResume(token=old, received=received)))
+
+    def _resumed(self, socket: ClientConnection, event: dict[str, Any]) -> None:
+        if not self._resuming:
+            raise WireError("the edge resumed what was not asked for")
+        for stream_id in event["lost"]:
+            self._fail(stream_id, "not_resumable", "the edge forgot this stream")
+        self._token = event["token"]
+        self._live(socket)
 
     def _live(self, socket: ClientConnection) -> None:
         self._resuming = False
