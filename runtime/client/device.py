@@ -101,6 +101,8 @@ class Device:
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
+        for task in self._asks:
+            task.cancel()
         await self._connection.__aexit__(*exception)
 
     async def enclaves(self) -> list[LiveEnclave]:
@@ -179,7 +181,7 @@ class Device:
         if row is not None and row.status in ("waiting", "received"):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await (await self._await_receipt(receipt_id)).wait()
+                    await self._await_receipt(receipt_id).wait()
         return self._home.receipt(receipt_id)
 
     async def _try(self, turn: _Turn) -> AsyncIterator[dict[str, Any]]:
@@ -210,7 +212,8 @@ class Device:
                         yield shown
                     continue
                 if event["type"] in FINAL_EVENTS:
-                    async for shown in self._show(turn, text, whole=True):
+                    whole = event["type"] != "response.failed"
+                    async for shown in self._show(turn, text, whole=whole):
                         yield shown
                     self._finish(turn, event)
                 elif turn.text:
@@ -232,7 +235,7 @@ class Device:
         delta, turn.text = text[len(turn.text) :], text
         yield {"type": "response.output_text.delta", "delta": delta}
 
-    async def _finish(self, turn: _Turn, event: dict[str, Any]) -> None:
+    def _finish(self, turn: _Turn, event: dict[str, Any]) -> None:
         enclave = turn.enclave
         if enclave is None:
             raise RuntimeError("a turn that ends was sent")
@@ -260,21 +263,32 @@ class Device:
         )
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position)
-        await self._await_receipt(event["receipt_id"])
+        turn.ended = True
+        self._await_receipt(event["receipt_id"])
 
-    async def _await_receipt(self, receipt_id: str) -> asyncio.Event:
+    def _await_receipt(self, receipt_id: str) -> asyncio.Event:
         """Ask for a receipt, once; the event is set when it is settled or refused."""
         if receipt_id not in self._waiting:
             self._waiting[receipt_id] = asyncio.Event()
-            await self._connection.subscribe([receipt_id])
+            self._ask([receipt_id])
         return self._waiting[receipt_id]
 
     def _ask_again(self) -> None:
         """A new socket knows nothing of what was awaited on the old one."""
         if waiting := [key for key, event in self._waiting.items() if not event.is_set()]:
-            task = asyncio.create_task(self._connection.subscribe(waiting))
-            self._asks.add(task)
-            task.add_done_callback(self._asks.discard)
+            self._ask(waiting)
+
+    def _ask(self, receipt_ids: list[str]) -> None:
+        """Ask in the background: an answer that was read does not wait for a socket."""
+
+        async def subscribe() -> None:
+            # Where the edge has closed the session, another can be asked later.
+            with contextlib.suppress(SottoError):
+                await self._connection.subscribe(receipt_ids)
+
+        task = asyncio.create_task(subscribe())
+        self._asks.add(task)
+        task.add_done_callback(self._asks.discard)
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["type"]
@@ -282,8 +296,8 @@ class Device:
             return
         receipt_id = event["receipt_id"]
         row = self._home.receipt(receipt_id)
-        if row is None or row.status == "refused":
-            return
+        if row is None or row.status in ("refused", "settled"):
+            return  # what was verified stays so, whatever an edge sends after it
         try:
             if kind == "response.receipt" and row.receipt is None:
                 self._keep_receipt(row, event["sealed"])
@@ -291,7 +305,7 @@ class Device:
                 verify_settled(row.receipt, event["proof"], self._policy)
                 self._home.keep_proof(receipt_id, event["proof"])
                 self._done(receipt_id)
-        except (ProofError, SottoError, KeyError, ValueError) as error:
+        except (ProofError, SottoError, ValueError) as error:
             self._home.refuse_receipt(receipt_id, str(error))
             self._done(receipt_id)
 
@@ -301,7 +315,7 @@ class Device:
         # The turn may have been answered by one enclave and asked for again of another.
         signer = decode_receipt(cose).unverified.enclave.hex()
         if (attested := self._attested.get(signer)) is None:
-            bundle, inclusion = self._home.enclave(signer)
+            bundle, inclusion = self._kept(signer)
             attested = verify_bundle(bundle, inclusion, self._policy, row.time)
             self._attested[signer] = attested
         receipt = verify_receipt(cose, attested)
@@ -316,6 +330,16 @@ class Device:
                 code="receipt_mismatch",
             )
         self._home.keep_receipt(row.receipt_id, signer, cose)
+
+    def _kept(self, enclave_id: str) -> tuple[bytes, str]:
+        try:
+            return self._home.enclave(enclave_id)
+        except KeyError:
+            raise SottoError(
+                "the receipt is of an enclave that this device never spoke to; keep it as "
+                "evidence and do not rely on this edge",
+                code="receipt_mismatch",
+            ) from None
 
     def _done(self, receipt_id: str) -> None:
         if waiting := self._waiting.pop(receipt_id, None):
