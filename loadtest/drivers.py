@@ -80,7 +80,7 @@ class Load:
             SetupError: The run cannot start: no edge, no enclave that holds, no folder.
         """
         _allow_files(self._setup.clients * _FILES_PER_CLIENT + _FILES_BESIDES)
-        with _folder(self._setup.clients) as folder:
+        with device_folder(self._setup.clients) as folder:
             try:
                 interrupted = await self._connect(folder, stop)
                 return await self._measure(stop, interrupted=interrupted)
@@ -228,7 +228,7 @@ async def _interrupted(stop: asyncio.Event, work: Iterable[Coroutine[Any, Any, N
 
 
 @contextlib.contextmanager
-def _folder(clients: int) -> Iterator[Path]:
+def device_folder(clients: int) -> Iterator[Path]:
     """For the devices' secrets and receipts; gone with the run.
 
     In memory where there is room: a person's device writes to a disk of its own, and hundreds of

@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from proofs.errors import PolicyError
+from proofs.policy import Policy
 from runtime.config import (
     EdgeConfig,
     EnclaveConfig,
@@ -271,17 +273,26 @@ def _development_root(path: Path) -> Ed25519PrivateKey:
 
 
 def _write_policy(options: UpOptions, root: Ed25519PrivateKey) -> None:
-    """What this machine's devices demand: this root, this release, this log, nothing else.
+    """What this machine's devices demand: this root, this log, the releases that ran here.
 
-    It lets simulated evidence pass because `--allow-simulated` said so in the open.
+    It lets simulated evidence pass because `--allow-simulated` said so in the open. Earlier
+    releases stay, or the receipts of yesterday's turns would fail after an update.
     """
     vkey = (options.data / "log" / "vkey").read_text(encoding="utf-8").strip()
+    measurements = [{"release": release_digest().hex()}]
+    if options.policy_file.exists():
+        try:
+            before = Policy.load(options.policy_file).measurements
+        except PolicyError as error:
+            raise SetupError(f"{error} Or remove the file: it is made anew.") from None
+        earlier = () if before == "any" else before
+        measurements += [{name: digest.hex() for name, digest in one.items()} for one in earlier]
     policy = {
         "allow_simulated": True,
         "allow_debug": options.debug,
         "kinds": ["simulated"],
         "simulated_roots": [root.public_key().public_bytes_raw().hex()],
-        "measurements": [{"release": release_digest().hex()}],
+        "measurements": [one for n, one in enumerate(measurements) if one not in measurements[:n]],
         "log_keys": [vkey],
     }
     stamp = time.strftime("%Y-%m-%d", time.gmtime())

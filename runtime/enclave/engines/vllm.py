@@ -120,7 +120,9 @@ class VllmEngine:
     async def close(self) -> None:
         """Stop the engine and its workers."""
         if self._llm is not None:
-            self._llm.shutdown()
+            # Turns have ended by now and the engine keeps nothing: its worker need not take the
+            # seconds that it takes by default, which a stop of the whole system does not have.
+            self._llm.shutdown(timeout=0)
             self._llm = None
 
     def manifest(self) -> dict[str, str]:
