@@ -7,6 +7,7 @@ no account to recover it with.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import time
@@ -91,11 +92,7 @@ class DeviceHome:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._master = _load_or_make(path / "master.key")
-            # Made before SQLite makes it for others to read; its journal takes the same mode.
-            (path / "device.db").touch(mode=0o600)
-            (path / "device.db").chmod(0o600)
-            self._database = sqlite3.connect(path / "device.db", isolation_level=None, timeout=10)
-            self._database.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
+            self._database = _open_database(path)
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
                 f"the device folder {path} cannot be used ({error}); choose one that you can "
@@ -203,6 +200,23 @@ class DeviceHome:
             (receipt_id,),
         ).fetchone()
         return None if row is None else ReceiptRow(*row)
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    path = folder / "device.db"
+    # SQLite does not wait its turn to change the journal's mode, so first starts queue here.
+    with (folder / "master.key").open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        # Made before SQLite makes it for others to read; its journal takes the same mode.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        database = sqlite3.connect(path, isolation_level=None, timeout=10)
+        try:
+            database.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
 
 
 def _load_or_make(path: Path) -> bytes:

@@ -1,0 +1,244 @@
+"""The device's folder: its secret, where each thread stands, its receipts."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.client.home import DeviceHome, ReceiptRow
+from runtime.errors import Exit, SetupError
+from tests.e2e.system import ROOT
+
+HEADS = ["aa" * 32, "bb" * 32]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[DeviceHome]:
+    """A new device's folder."""
+    home = DeviceHome(tmp_path / "home")
+    yield home
+    home.close()
+
+
+def a_row(number: int = 0, **changes: object) -> ReceiptRow:
+    """A turn whose receipt is on its way."""
+    values: dict[str, object] = {
+        "receipt_id": f"{number:032x}",
+        "turn_id": f"{number + 1000:032x}",
+        "persona": "wren",
+        "enclave_id": "ee" * 32,
+        "time": 1_700_000_000 + number,
+        "outcome": "completed",
+        "commitments": bytes(64),
+    }
+    return ReceiptRow(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def mode(path: Path) -> int:
+    """A file's permissions."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_nobody_else_may_look(tmp_path: Path) -> None:
+    """Folder 0700 and every file in it 0600, whatever the umask, while it is in use."""
+    before = os.umask(0)
+    try:
+        home = DeviceHome(tmp_path / "home")
+        home.set_position("wren", f"1.{HEADS[0]}")
+        home.expect_receipt(a_row())
+        files = list(home.path.iterdir())
+        assert {"master.key", "device.db", "device.db-wal"} <= {file.name for file in files}
+        assert {mode(file) for file in files} == {0o600}
+        assert mode(home.path) == 0o700
+        home.close()
+    finally:
+        os.umask(before)
+
+
+def test_the_secret_outlives_the_device(tmp_path: Path) -> None:
+    """A device that is opened again opens the same threads; another device opens others."""
+    folders = [tmp_path / "one", tmp_path / "one", tmp_path / "other"]
+    keys = []
+    for folder in folders:
+        home = DeviceHome(folder)
+        keys.append((home.thread_key("wren"), home.thread_key("atlas")))
+        home.close()
+    assert keys[0] == keys[1]
+    assert len({key for pair in keys for key in pair}) == 4
+    assert all(len(key) == 32 for pair in keys for key in pair)
+
+
+def test_first_starts_at_once_agree_on_one_secret(tmp_path: Path) -> None:
+    """However many programs start on a new device, none of them loses its memory."""
+    code = (
+        "import sys; from pathlib import Path; from runtime.client.home import DeviceHome\n"
+        "print(flush=True); sys.stdin.readline()\n"
+        "home = DeviceHome(Path(sys.argv[1])); print(home.thread_key('wren').hex()); home.close()\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "home")],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:  # all have loaded and wait for the line
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    keys = [process.communicate(timeout=30)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 64
+    assert {file.name for file in (tmp_path / "home").iterdir()} <= {
+        *("master.key", "device.db", "device.db-wal", "device.db-shm"),
+    }, "no draft of a secret is left"
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_damaged_secret_is_one_clear_error(length: int, tmp_path: Path) -> None:
+    """It is not replaced by a new one: that would be a new person with an empty memory."""
+    DeviceHome(tmp_path / "home").close()
+    file = tmp_path / "home" / "master.key"
+    file.write_bytes(b"s" * length)
+    with pytest.raises(SetupError) as caught:
+        DeviceHome(tmp_path / "home")
+    assert caught.value.exit_code == Exit.USAGE
+    assert str(file) in str(caught.value)
+    assert "backup" in str(caught.value)
+    assert "sss" not in str(caught.value)
+    assert file.read_bytes() == b"s" * length
+
+
+@pytest.mark.parametrize("name", ["home", "home/device.db", "home/master.key"])
+def test_a_folder_that_cannot_be_used_is_one_clear_error(name: str, tmp_path: Path) -> None:
+    """A file where a folder should be, a folder where a file should be: say so, and what to do."""
+    place = tmp_path / name
+    if name == "home":
+        place.write_text("not a folder")
+    else:
+        place.mkdir(parents=True)
+    with pytest.raises(SetupError) as caught:
+        DeviceHome(tmp_path / "home")
+    assert "--home" in str(caught.value)
+
+
+def test_a_damaged_database_is_one_clear_error(tmp_path: Path) -> None:
+    """What is not a database is not overwritten."""
+    DeviceHome(tmp_path / "home").close()
+    (tmp_path / "home" / "device.db").write_bytes(b"not a database, but long enough" * 999)
+    with pytest.raises(SetupError):
+        DeviceHome(tmp_path / "home")
+
+
+def test_positions_stand_side_by_side_and_survive(home: DeviceHome) -> None:
+    """Each persona's thread has its own, and a new program on the device knows them all."""
+    assert home.position("wren") is None
+    home.set_position("wren", f"1.{HEADS[0]}")
+    home.set_position("atlas", f"7.{HEADS[1]}")
+    again = DeviceHome(home.path)
+    assert again.position("wren") == f"1.{HEADS[0]}"
+    assert again.position("atlas") == f"7.{HEADS[1]}"
+    again.close()
+
+
+def test_a_position_only_goes_forward(home: DeviceHome) -> None:
+    """An answer that comes late does not undo what the device knows of a newer one.
+
+    Else an edge could hold an old answer back, and the store forget every turn since.
+    """
+    home.set_position("wren", f"9.{HEADS[0]}")
+    home.set_position("wren", f"10.{HEADS[0]}")
+    for late in (f"9.{HEADS[0]}", f"2.{HEADS[1]}", f"10.{HEADS[1]}"):
+        home.set_position("wren", late)
+        assert home.position("wren") == f"10.{HEADS[0]}"
+
+
+def test_a_receipt_goes_from_waiting_to_settled(home: DeviceHome) -> None:
+    """Each step is seen, and stays."""
+    row = a_row()
+    assert home.receipt(row.receipt_id) is None
+    home.expect_receipt(row)
+    assert home.receipt(row.receipt_id) == row
+    assert row.status == "waiting"
+    home.keep_receipt(row.receipt_id, "dd" * 32, b"cose")
+    received = home.receipt(row.receipt_id)
+    assert received is not None
+    assert (received.status, received.enclave_id, received.receipt) == (
+        *("received", "dd" * 32, b"cose"),
+    )
+    home.keep_proof(row.receipt_id, "proof")
+    settled = home.receipt(row.receipt_id)
+    assert settled is not None
+    assert (settled.status, settled.proof, settled.problem) == ("settled", "proof", None)
+
+
+@pytest.mark.parametrize("have", [(None, None), (b"cose", None), (b"cose", "proof")])
+def test_a_refused_receipt_is_refused_whatever_else_came(
+    home: DeviceHome, have: tuple[bytes | None, str | None]
+) -> None:
+    """No later part of it hides the problem."""
+    row = a_row(receipt=have[0], proof=have[1])
+    home.expect_receipt(row)
+    home.refuse_receipt(row.receipt_id, "its signature is not the enclave's")
+    found = home.receipt(row.receipt_id)
+    assert found is not None
+    assert found.status == "refused"
+    assert found.problem == "its signature is not the enclave's"
+
+
+def test_a_turn_sealed_twice_accepts_the_receipt_of_either_try(home: DeviceHome) -> None:
+    """The enclave commits to the exchange that it answered, and the device cannot know which."""
+    home.expect_receipt(a_row(commitments=b"1" * 64))
+    home.expect_receipt(a_row(commitments=b"1" * 64 + b"2" * 64))
+    found = home.receipt(a_row().receipt_id)
+    assert found is not None
+    assert found.commitments == b"1" * 64 + b"2" * 64
+    assert len(list(home.receipts())) == 1
+    home.keep_receipt(found.receipt_id, found.enclave_id, b"cose")
+    home.expect_receipt(a_row(commitments=b"3" * 64))
+    again = home.receipt(found.receipt_id)
+    assert again is not None
+    assert (again.commitments, again.receipt) == (found.commitments, b"cose")
+
+
+def test_receipts_are_listed_in_the_order_of_their_turns(home: DeviceHome) -> None:
+    """Oldest first, also where two ended in one second."""
+    rows = [a_row(3), a_row(1), a_row(2), a_row(4, time=a_row(2).time)]
+    for row in rows:
+        home.expect_receipt(row)
+    assert [row.receipt_id for row in home.receipts()] == [
+        a_row(number).receipt_id for number in (1, 2, 4, 3)
+    ]
+
+
+def test_a_verified_bundle_is_kept_as_it_was_first_seen(home: DeviceHome) -> None:
+    """A later one of the same name does not replace what receipts are judged by."""
+    home.keep_enclave("ee" * 32, b"bundle", "proof")
+    home.keep_enclave("ee" * 32, b"other", "other")
+    assert home.enclave("ee" * 32) == (b"bundle", "proof")
+    with pytest.raises(KeyError):
+        home.enclave("dd" * 32)
+
+
+def test_the_secret_stands_in_no_database(home: DeviceHome) -> None:
+    """What lists receipts for others to see cannot give the memory away."""
+    home.set_position("wren", f"1.{HEADS[0]}")
+    home.expect_receipt(a_row())
+    stored = b"".join(file.read_bytes() for file in home.path.glob("device.db*"))
+    assert b"wren" in stored
+    for secret in ((home.path / "master.key").read_bytes(), home.thread_key("wren")):
+        assert secret not in stored
+        assert secret.hex().encode() not in stored.lower()
