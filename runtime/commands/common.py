@@ -70,7 +70,7 @@ def load_policy(args: argparse.Namespace) -> tuple[Policy, str]:
         else:
             policy, source = Policy.strict(), "built-in"
     except PolicyError as error:
-        raise SetupError(str(error), code="policy") from None
+        raise SetupError(f"the policy {error}", code="policy") from None
     if args.allow_simulated:
         policy, source = policy.allowing_simulated(), f"{source} and --allow-simulated"
     return policy, source

@@ -1,0 +1,186 @@
+"""Commands as a person or a program meets them: exit codes, one line, JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.cli import main
+from tests.e2e.system import System, free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One running system for all tests of this file."""
+    system = System(tmp_path_factory.mktemp("cli") / "data", ("--engine", "scripted"))
+    system.start()
+    yield system
+    system.stop()
+
+
+@pytest.fixture(scope="module")
+def disclosed(system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settled receipt in a file."""
+    assert system.chat("marit", "hello")["exit"] == 0
+    (row, *_) = system.settled_receipts(1)
+    file = tmp_path_factory.mktemp("disclosed") / "one.sotto-receipt"
+    with pytest.raises(SystemExit) as ended:
+        main(["receipts", "--offline", "--save", row["receipt_id"], str(file), *home(system)])
+    assert ended.value.code == 0
+    return file
+
+
+def home(system: System) -> list[str]:
+    """Options that name the system's first device."""
+    return ["--home", str(system.home)]
+
+
+def policy(system: System) -> list[str]:
+    """Options that name its policy, and no device."""
+    return ["--policy", str(system.home / "policy.toml"), "--home", "/nonexistent"]
+
+
+def test_one_turn_as_json_has_all_that_a_program_needs(system: System) -> None:
+    """Text, latencies, ids, persona digest, enclave id."""
+    turn = system.chat("tunde", "hello")
+    assert turn["text"].startswith("this is a paced script")
+    assert 0 < turn["ttft_ms"] < turn["total_ms"]
+    assert len(turn["turn_id"]) == len(turn["receipt_id"]) == 32
+    assert len(turn["persona"]["digest"]) == len(turn["enclave_id"]) == 64
+    assert turn["usage"]["completion_tokens"] == 64
+    assert turn["simulated"] is True
+    assert "prompt" not in turn, "a normal build tells nobody its prompt"
+
+
+def test_a_built_in_policy_refuses_to_talk_to_simulated_hardware(
+    system: System, command: Command, tmp_path: Path
+) -> None:
+    """Without a word from its user a device trusts no simulation."""
+    code, out, _ = command(
+        *("chat", "wren", "--message", "hello", "--json", "--home", str(tmp_path)),
+        *("--edge", system.edge),
+    )
+    assert code == 1
+    assert json.loads(out)["error"]["code"] == "enclave_refused"
+
+
+def test_saying_so_is_not_enough_without_a_log(
+    system: System, command: Command, tmp_path: Path
+) -> None:
+    """--allow-simulated lets the evidence pass, but a log that is not believed proves nothing."""
+    code, out, _ = command(
+        *("chat", "wren", "--message", "hello", "--json", "--home", str(tmp_path)),
+        *("--edge", system.edge, "--allow-simulated"),
+    )
+    assert code == 1
+    assert "inclusion" in json.loads(out)["error"]["message"]
+
+
+def test_a_disclosed_receipt_holds_for_a_stranger(
+    system: System, disclosed: Path, command: Command
+) -> None:
+    """File and policy are enough; the text names seven verdicts and what they leave open."""
+    code, out, _ = command("verify", str(disclosed), *policy(system))
+    assert code == 0
+    for name in ("origin", "integrity", "inclusion", "freshness", "tcb", "custody", "gpu"):
+        assert f"\n{name}" in out
+    assert "SIMULATED" in out
+    assert "No verdict says that the answer is true" in out
+
+
+def test_a_flipped_bit_is_never_a_zero(
+    system: System, disclosed: Path, command: Command, tmp_path: Path
+) -> None:
+    """Forty places over the whole file; proofs' own tests flip every bit."""
+    data = disclosed.read_bytes()
+    file = tmp_path / "flipped"
+    for place in random.Random(5).sample(range(len(data) * 8), 40):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        assert command("verify", str(file), *policy(system))[0] in (1, 2)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1])
+def test_a_cut_file_is_unreadable(
+    system: System, disclosed: Path, command: Command, tmp_path: Path, cut: int
+) -> None:
+    """Exit 2, and a line that says so."""
+    file = tmp_path / "cut"
+    file.write_bytes(disclosed.read_bytes()[:cut])
+    code, _, err = command("verify", str(file), *policy(system))
+    assert code == 2
+    assert err.startswith("sotto: ")
+
+
+def test_the_time_of_judging_is_an_argument(
+    system: System, disclosed: Path, command: Command
+) -> None:
+    """Before the turn there was nothing to prove; ISO and unix times are read, others are not."""
+    options = policy(system)
+    assert command("verify", str(disclosed), "--at", "2001-01-01", *options)[0] == 1
+    assert command("verify", str(disclosed), "--at", "978307200", *options)[0] == 1
+    assert command("verify", str(disclosed), "--at", "2100-01-01T00:00:00Z", *options)[0] == 0
+    assert command("verify", str(disclosed), "--at", "yesterday", *options)[0] == 2
+
+
+def test_missing_files_and_names_are_usage_errors(
+    system: System, command: Command, tmp_path: Path
+) -> None:
+    """Exit 2 and what to do, for each thing that is not there."""
+    missing = str(tmp_path / "missing")
+    for arguments, word in (
+        (("verify", missing), "cannot be read"),
+        (("verify", missing, "--policy", missing), "policy"),
+        (("chat", "nobody", "--message", "x"), "There is no persona 'nobody'"),
+        (("chat", "wren", "--json"), "--message"),
+        (("receipts", "--offline", "--save", "ffff", missing), "no receipts begin with"),
+    ):
+        options = [] if "--policy" in arguments else home(system)
+        code, _, err = command(*arguments, *options)
+        assert code == 2, (arguments, err)
+        assert word in err
+
+
+def test_no_edge_is_one_line_with_a_remedy(command: Command, tmp_path: Path) -> None:
+    """For people on standard error, for programs as JSON."""
+    edge = f"ws://127.0.0.1:{free_port()}/v1/realtime"
+    options = ("--home", str(tmp_path), "--edge", edge, "--message", "x")
+    code, _, err = command("chat", "wren", *options)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "make run" in err
+    code, out, _ = command("chat", "wren", "--json", *options)
+    assert code == 1
+    assert json.loads(out)["error"]["code"] == "edge_away"
+
+
+def test_personas_are_listed_for_people_and_programs(command: Command) -> None:
+    """Six of them, with the digests that receipts name."""
+    code, out, _ = command("personas", "--json")
+    assert code == 0
+    listed = json.loads(out)["personas"]
+    assert len(listed) == 6
+    code, out, _ = command("personas")
+    assert [line.split()[0] for line in out.splitlines()] == [one["handle"] for one in listed]
