@@ -159,9 +159,9 @@ def test_missing_files_and_names_are_usage_errors(
         (("receipts", "--offline", "--save", "ffff", missing), "no receipts begin with"),
     ):
         options = [] if "--policy" in arguments else home(system)
-        code, _, err = command(*arguments, *options)
+        code, out, err = command(*arguments, *options)
         assert code == 2, (arguments, err)
-        assert word in err
+        assert word in out + err
 
 
 def test_no_edge_is_one_line_with_a_remedy(command: Command, tmp_path: Path) -> None:
