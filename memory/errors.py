@@ -52,6 +52,18 @@ class ConflictError(MemoryStoreError):
         self.found = found
 
 
+class AnsweredError(MemoryStoreError):
+    """This turn id already has another answer; nothing was stored."""
+
+    code = "answered_elsewhere"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This turn was answered by another enclave meanwhile. Nothing was stored. "
+            "Send the same turn again to get that answer."
+        )
+
+
 class CorruptError(MemoryStoreError):
     """A stored record does not open, or does not follow from the one before.
 

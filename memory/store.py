@@ -16,7 +16,13 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
-from memory.errors import ConflictError, CorruptError, RollbackError, UnavailableError
+from memory.errors import (
+    AnsweredError,
+    ConflictError,
+    CorruptError,
+    RollbackError,
+    UnavailableError,
+)
 from memory.keys import ThreadKeys
 from memory.records import NONCE_BYTES, Turn, open_record, previous_head, seal
 from memory.thread import Answered, Position, Thread, judge, walk
@@ -68,9 +74,9 @@ class ThreadStore:
     async def append(self, keys: ThreadKeys, position: Position, turn: Turn) -> Position:
         """Append a turn after `position`; return the position after it.
 
-        A turn id that is already there changes nothing and returns the position after the turn
-        that bears it. Raises ConflictError where the head moved, InvalidInputError where the turn
-        is too large; neither writes.
+        The same turn, sent again, changes nothing and returns the position after its first record.
+        Raises AnsweredError where the turn id has another answer, ConflictError where the head
+        moved, InvalidInputError where the turn is too large; none of them writes.
         """
         nonce = os.urandom(NONCE_BYTES)
         sealed = seal(keys, position.length, position.head, turn, nonce=nonce)
@@ -84,7 +90,11 @@ class ThreadStore:
             return after
         if verdict == b"moved":
             raise ConflictError(position.length, _index(number))
-        return (await self._read_turn(keys, turn.turn_id, _index(number))).after
+        stored = await self._read_turn(keys, turn.turn_id, _index(number))
+        # Its own record, after an acknowledgement that was lost; another's has another receipt.
+        if stored.turn.receipt_id != turn.receipt_id:
+            raise AnsweredError
+        return stored.after
 
     async def find(self, keys: ThreadKeys, turn_id: bytes) -> Answered | None:
         """Return the turn that was already answered under `turn_id`, and where it stands."""

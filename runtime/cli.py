@@ -63,7 +63,7 @@ def _add_roles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run_role(args: argparse.Namespace) -> int:
     from runtime import roles
-    from runtime.config import RelayRoleConfig
+    from runtime.config import RelayRoleConfig, parse_config
     from runtime.telemetry import setup_logging
 
     if args.command != "relay" or args.config is not None:
@@ -72,8 +72,15 @@ def _run_role(args: argparse.Namespace) -> int:
     gateways = dict(one.partition("=")[::2] for one in args.gateway or [])
     if not gateways or not all(gateways.values()):
         raise SottoError("say which gateways: sotto relay --gateway NAME=URL", exit_code=Exit.USAGE)
-    config = RelayRoleConfig(
-        host=args.host, port=args.port, metrics_port=args.metrics_port, gateways=gateways
+    config = parse_config(
+        RelayRoleConfig,
+        {
+            "host": args.host,
+            "port": args.port,
+            "metrics_port": args.metrics_port,
+            "gateways": gateways,
+        },
+        "the relay's options",
     )
     setup_logging("relay")
     roles.run_until_stopped(lambda stop: roles.run_relay(config, stop), lifeline=args.lifeline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,13 +110,18 @@ def load_config(kind: type[ConfigT], path: Path) -> ConfigT:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"the configuration {path} is not TOML: {error}") from error
+    return parse_config(kind, raw, f"the configuration {path}")
+
+
+def parse_config(kind: type[ConfigT], raw: dict[str, Any], source: str) -> ConfigT:
+    """Validate settings, wherever they come from; raises SetupError as `load_config` does."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         raise SetupError(
-            f"the configuration {path}: {key}: {first['msg']}; docs/configuration.md lists the keys"
+            f"{source}: {key}: {first['msg']}; docs/configuration.md lists the keys"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 from collections.abc import AsyncIterator
@@ -37,3 +38,12 @@ def port_error(host: str, port: int, error: OSError) -> SetupError:
             code="port_taken",
         )
     return SetupError(f"cannot listen on {host} port {port}: {error.strerror}", code="port")
+
+
+async def until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the stop; a background task that ends before it is a defect worth dying of."""
+    waiting = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in done - {waiting}:
+        task.result()

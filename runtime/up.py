@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 
 from proofs.errors import PolicyError
@@ -37,7 +36,7 @@ from runtime.config import (
     RelayRoleConfig,
     dump_config,
 )
-from runtime.enclave.identity import release_digest
+from runtime.enclave.identity import load_root, release_digest
 from runtime.errors import SetupError
 from runtime.supervisor import Child, Supervisor
 from runtime.valkey import EmbeddedValkey
@@ -244,6 +243,11 @@ def _lock_folder(data: Path) -> int:
 
 def _check_ports(ports: range) -> None:
     """Fail before anything starts, with one line, where a port is taken."""
+    if not 0 < ports.start <= ports.stop <= 65536:
+        raise SetupError(
+            f"the ports {ports.start} to {ports.stop - 1} are not all between 1 and 65535; choose "
+            "a --port below 64500"
+        )
     for port in ports:
         with socket.socket() as probe:
             # As servers do: a port in TIME_WAIT is free.
@@ -262,10 +266,7 @@ def _check_ports(ports: range) -> None:
 def _development_root(path: Path) -> Ed25519PrivateKey:
     """The key that plays the chip vendor on a machine without a TEE; made at the first start."""
     if path.exists():
-        key = load_pem_private_key(path.read_bytes(), password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise SetupError(f"the development root {path} is not an Ed25519 key; remove it")
-        return key
+        return load_root(path)
     key = Ed25519PrivateKey.generate()
     path.touch(mode=0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

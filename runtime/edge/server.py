@@ -26,7 +26,7 @@ from runtime.edge.receipts import ReceiptDesk
 from runtime.edge.session import Session
 from runtime.edge.upstream import RelayLink
 from runtime.redis_client import connect_redis, hash_fields
-from runtime.serving import port_error
+from runtime.serving import port_error, until_stopped
 from runtime.streams import ENCLAVES_SET, enclave_key
 from runtime.telemetry import EdgeMetrics, serve_metrics
 from runtime.wire import (
@@ -100,8 +100,8 @@ class Edge:
                     else:
                         event = decode_client_event(data)
                         if isinstance(event, SessionResume):
-                            writer.cancel()
                             holder[0] = self._resume(holder[0], event)
+                            writer.cancel()
                             writer = asyncio.create_task(self._write(socket, holder))
                         else:
                             await self._event(holder[0], event)
@@ -152,6 +152,8 @@ class Edge:
 
     def _resume(self, fresh: Session, event: SessionResume) -> Session:
         """Swap the socket's fresh session for the one it had, or say that it is gone."""
+        if not fresh.unused:
+            raise WireError("a session is resumed before anything else")
         found = self._detached.pop(event.token, None)
         if found is None:
             self._metrics.resumed.labels("not_resumable").inc()
@@ -169,6 +171,7 @@ class Edge:
         session, timer = found
         timer.cancel()
         self._desk.forget(fresh)
+        fresh.close()
         lost = session.resume({int(k): v for k, v in event.received.items()})
         session.push({"type": "session.resumed", "token": session.token, "lost": lost})
         self._metrics.resumed.labels("resumed").inc()
@@ -233,7 +236,7 @@ async def serve(config: EdgeConfig, stop: asyncio.Event) -> None:
         tail = asyncio.create_task(desk.run())
         try:
             server = await _listen(config, edge)
-            await stop.wait()
+            await until_stopped(stop, [tail])
             server.close()
             await server.wait_closed()
         finally:
@@ -262,7 +265,9 @@ async def _listen(config: EdgeConfig, edge: Edge) -> Server:
             # Sealed bytes do not shrink, and compression next to secrets leaks them.
             compression=None,
             max_size=MAX_BINARY_BYTES,
-            max_queue=16,
+            # Unread messages per socket, each at most max_size: memory for thousands of sockets.
+            max_queue=2,
+            close_timeout=1,
             process_request=answer_plain_http,
             logger=logging.getLogger("websockets.server"),
         )

@@ -42,6 +42,11 @@ _SEND_TIMEOUT_S = 20.0
 _PIECE = MAX_BINARY_BYTES // 2
 _MAX_EVENTS = 4096
 _PROBLEM_BYTES = 4096
+# A request is sealed whole before it is sent: one that stays half-sent only holds a place.
+_REQUEST_S = 15.0
+# New streams of one session: this many at once, then this many a second.
+_BURST = 64
+_STREAMS_PER_S = 4.0
 
 
 class _SealedStream:
@@ -59,6 +64,7 @@ class _SealedStream:
         self.cursor = 0
         self.end_sent = False
         self.task: asyncio.Task[None] | None = None
+        self.deadline: asyncio.TimerHandle | None = None
 
     @property
     def total(self) -> int:
@@ -100,7 +106,9 @@ class Session:
         self._relay = relay
         self._metrics = metrics
         self._streams: dict[int, _SealedStream] = {}
-        self._used_ids: set[int] = set()
+        self._last_id = 0
+        self._tokens = float(_BURST)
+        self._refilled = asyncio.get_running_loop().time()
         self._events: deque[dict[str, Any]] = deque()
         self._sequence = 0
         self._wake = asyncio.Event()
@@ -123,12 +131,15 @@ class Session:
 
     async def open_stream(self, stream_id: int, gateway: str) -> None:
         """Open a stream to a gateway through the relay."""
-        if stream_id in self._used_ids:
-            raise WireError("a stream id is used once in a session", code="stream_reused")
+        if stream_id <= self._last_id:
+            raise WireError("stream ids rise within a session", code="stream_reused")
         if len(self._streams) >= MAX_STREAMS:
             raise WireError(f"a session has at most {MAX_STREAMS} streams", code="too_many_streams")
-        self._used_ids.add(stream_id)
+        self._last_id = stream_id
         loop = asyncio.get_running_loop()
+        if not self._take_token(loop.time()):
+            self._fail(stream_id, "rate_limited", "too many turns at once; send it again later")
+            return
         try:
             link = await self._relay.get()
             upstream = link.open(gateway, media.OHTTP_CHUNKED_REQUEST)
@@ -137,6 +148,7 @@ class Session:
             return
         stream = _SealedStream(stream_id, upstream, loop.time())
         self._streams[stream_id] = stream
+        stream.deadline = loop.call_later(_REQUEST_S, self._expire_request, stream)
         self._metrics.streams.inc()
         stream.task = asyncio.create_task(self._pump(stream))
 
@@ -146,16 +158,33 @@ class Session:
         if stream is None:
             return  # it failed a moment ago, and the device has been told
         if frame.offset != stream.request_bytes or stream.request_ended:
-            raise WireError("a frame does not continue its stream", code="bad_offset")
+            self._drop(stream, "broken")
+            self._fail(frame.stream, "bad_offset", "a frame does not continue its stream")
+            return
         stream.request_bytes += len(frame.data)
         if stream.request_bytes > _MAX_REQUEST_BYTES:
-            raise WireError("a request is too large", code="request_too_large")
+            self._drop(stream, "too_large")
+            self._fail(frame.stream, "request_too_large", "a request has at most 256 KiB")
+            return
         stream.request_ended = frame.end
         stream.sent_at = asyncio.get_running_loop().time()
         try:
             await stream.upstream.send(frame.data, end=frame.end)
         except TransportError:
             return  # the pump sees it too, and tells the device
+
+    def _take_token(self, now: float) -> bool:
+        self._tokens = min(_BURST, self._tokens + (now - self._refilled) * _STREAMS_PER_S)
+        self._refilled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _expire_request(self, stream: _SealedStream) -> None:
+        if not stream.request_ended and stream.stream_id in self._streams:
+            self._drop(stream, "slow")
+            self._fail(stream.stream_id, "request_timeout", "the sealed request did not come")
 
     def reset_stream(self, stream_id: int) -> None:
         """The device gives a stream up; the turn behind it goes on."""
@@ -189,6 +218,11 @@ class Session:
         """Give up every stream."""
         for stream in list(self._streams.values()):
             self._drop(stream, "closed")
+
+    @property
+    def unused(self) -> bool:
+        """No stream was opened and no receipt asked for."""
+        return self._last_id == 0 and not self.subscriptions
 
     @property
     def idle(self) -> bool:
@@ -239,8 +273,8 @@ class Session:
                 while (data := await stream.upstream.receive()) and len(body) < _PROBLEM_BYTES:
                     body += data
                 text = body[:_PROBLEM_BYTES].decode("utf-8", "replace")
-                self._fail(stream.stream_id, "gateway_refused", text, status=status)
                 self._drop(stream, "refused")
+                self._fail(stream.stream_id, "gateway_refused", text, status=status)
                 return
             while (data := await stream.upstream.receive()) is not None:
                 if stream.total == 0:
@@ -255,15 +289,17 @@ class Session:
             self._wake.set()
         except TransportError as error:
             log.info("stream lost: %s", type(error).__name__)
-            self._fail(stream.stream_id, "stream_lost", "the way to the enclave broke; send again")
             self._drop(stream, "failed")
+            self._fail(stream.stream_id, "stream_lost", "the way to the enclave broke; send again")
 
     def _fail(self, stream_id: int, code: str, message: str, *, status: int | None = None) -> None:
         event: dict[str, Any] = {"type": "stream.failed", "stream": stream_id}
         event["error"] = {"type": "transport_error", "code": code, "message": message}
         if status is not None:
             event["status"] = status
-        self.push(event)
+        # Never refused for want of room: there is at most one for each stream that was opened.
+        self._events.append(event)
+        self._wake.set()
 
     def _drop(self, stream: _SealedStream, outcome: str) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
@@ -271,5 +307,7 @@ class Session:
         self._metrics.streams.dec()
         self._metrics.streams_total.labels(outcome).inc()
         stream.upstream.reset()
+        if stream.deadline is not None:
+            stream.deadline.cancel()
         if stream.task is not None and stream.task is not asyncio.current_task():
             stream.task.cancel()

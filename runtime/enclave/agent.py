@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Most records read for one turn; the token budget then chooses among them.
 HISTORY_TURNS = 64
+# They are answered one after the other; a person sends few at once.
+MAX_TURNS_PER_THREAD = 4
 _APPEND_TRIES = 4
 
 
@@ -95,8 +97,16 @@ class Agent:
             return turn
         if self._closing:
             raise ApiError(503, "stopping", "this enclave is stopping; send the turn to another")
-        if len(self._table.running()) >= self._max_turns or self._outbox.full:
+        running = self._table.running()
+        # Every running turn may still leave a receipt, so their places are kept.
+        if len(running) >= self._max_turns or not self._outbox.has_room(len(running) + 1):
             raise ApiError(503, "overloaded", "this enclave is full; try again in a moment")
+        if sum(one.call.keys == call.keys for one in running) >= MAX_TURNS_PER_THREAD:
+            raise ApiError(
+                429,
+                "too_many_turns",
+                f"{MAX_TURNS_PER_THREAD} turns of this thread are not answered yet; wait for one",
+            )
         turn = RunningTurn(call, request_id=os.urandom(12).hex(), started=time.perf_counter())
         self._table.add(turn)
         turn.task = asyncio.create_task(self._run(turn))
@@ -298,8 +308,6 @@ class Agent:
             }
         )
         self._metrics.turns.labels(self._engine.name, Outcome.FAILED.value).inc()
-        if self._outbox.full:
-            return
         record = Turn(
             turn_id=turn.call.turn_id,
             time=int(time.time()),

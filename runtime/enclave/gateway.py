@@ -7,7 +7,7 @@ the encapsulation travel outside as problem details; all others travel inside (R
 
 from __future__ import annotations
 
-import email.utils
+import datetime
 import logging
 import os
 import time
@@ -217,9 +217,12 @@ class Gateway:
         values = [value for name, value in request.headers if name == b"date"]
         try:
             (value,) = values
-            date = int(email.utils.parsedate_to_datetime(value.decode("ascii")).timestamp())
-        except (ValueError, TypeError):
-            raise ApiError(400, "date_missing", "send one Date header field") from None
+            # IMF-fixdate and nothing else (RFC 9110 section 5.6.7).
+            text = value.decode("ascii")
+            moment = datetime.datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - GMT
+            date = int(moment.replace(tzinfo=datetime.UTC).timestamp())
+        except ValueError:
+            raise ApiError(400, "date_missing", "send one Date field, as IMF-fixdate") from None
         try:
             self._replays.check(enc, date, int(time.time()))
         except ClockSkewError as error:

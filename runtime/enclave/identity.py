@@ -128,7 +128,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
             key_configs=(gateway_key.config.encode(),),
             receipt_key=signer.public_key().public_bytes_raw(),
             measurements=self._platform.measurements,
-            release=release_digest(),
+            release=dict(self._platform.measurements)["release"],
             model_manifest=manifest_digest(self._engine.manifest()),
             engine=self._engine.name,
             model=self._engine.model[:200],
@@ -196,6 +196,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
     async def withdraw(self) -> None:
         """Stop being announced; running turns are not touched."""
         try:
+            await self._redis.srem(ENCLAVES_SET, self._gateway)
             await self._redis.delete(enclave_key(self._gateway))
         except (redis.exceptions.RedisError, OSError) as error:
             log.warning("not withdrawn: %s", type(error).__name__)
@@ -218,21 +219,28 @@ def release_digest() -> bytes:
     return manifest_digest(manifest)
 
 
-def load_platform(root_file: Path, *, debug: bool) -> SimulatedPlatform:
-    """A simulated machine under the development root in a PEM file.
+def load_root(path: Path) -> Ed25519PrivateKey:
+    """The development root from its PEM file.
 
     Raises:
         SetupError: The file is missing or holds no Ed25519 key.
     """
     try:
-        root = load_pem_private_key(root_file.read_bytes(), password=None)
+        root = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SetupError(
-            f"the development root {root_file} cannot be read ({type(error).__name__}); "
-            "`sotto up` makes one"
+            f"the development root {path} cannot be read ({type(error).__name__}); remove it, and "
+            "`sotto up` makes another: receipts of the old one then need the old policy"
         ) from None
     if not isinstance(root, Ed25519PrivateKey):
-        raise SetupError(f"the development root {root_file} is not an Ed25519 key")
+        raise SetupError(f"the development root {path} is not an Ed25519 key; remove it")
+    return root
+
+
+def load_platform(root_file: Path, *, debug: bool) -> SimulatedPlatform:
+    """A simulated machine under the development root in a PEM file; SetupError as `load_root`."""
+    # Measured once, as hardware does at boot: what is on the disk later is not what runs.
+    measurements = (("release", release_digest()),)
     return SimulatedPlatform.create(
-        root, os.urandom(32), measurements=(("release", release_digest()),), debug=debug
+        load_root(root_file), os.urandom(32), measurements=measurements, debug=debug
     )

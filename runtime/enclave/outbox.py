@@ -68,17 +68,16 @@ class Outbox:
         self._newest: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         self.on_issued: Callable[[], None] = lambda: None
 
-    @property
-    def full(self) -> bool:
-        """No room for another receipt: the enclave must refuse turns until Redis is back."""
-        return self._jobs.full()
+    def has_room(self, receipts: int) -> bool:
+        """Whether that many more fit; if not, the enclave refuses turns until Redis is back."""
+        return self._jobs.qsize() + receipts <= CAPACITY
 
     def pending(self) -> int:
         """Receipts not yet handed over."""
         return self._jobs.qsize() + int(self._busy)
 
     def put(self, job: ReceiptJob) -> None:
-        """Queue one receipt; never blocks. `full` was checked before the turn began."""
+        """Queue one receipt; never blocks. `has_room` was asked before the turn began."""
         self._jobs.put_nowait(job)
 
     async def run(self) -> None:

@@ -21,7 +21,7 @@ from runtime.enclave.identity import IdentityKeeper, load_platform
 from runtime.enclave.outbox import Outbox
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
-from runtime.serving import bound_site
+from runtime.serving import bound_site, until_stopped
 from runtime.telemetry import EnclaveMetrics, serve_metrics
 from transport import media
 from transport.errors import LinkClosedError
@@ -173,7 +173,7 @@ async def serve(config: EnclaveConfig, stop: asyncio.Event) -> None:
         tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(identities.run())]
         try:
             async with bound_site(make_app(gateway, identities), config.host, config.port):
-                await _until(stop, tasks)
+                await until_stopped(stop, tasks)
                 await identities.withdraw()
                 await agent.close(_TURN_GRACE_S)
                 if left := await outbox.drain(_RECEIPT_GRACE_S):
@@ -182,12 +182,3 @@ async def serve(config: EnclaveConfig, stop: asyncio.Event) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the stop; a background task that ends before it is a defect worth dying of."""
-    waiting = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    for task in done - {waiting}:
-        task.result()

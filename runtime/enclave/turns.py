@@ -7,7 +7,6 @@ connection leaves it running, and the same request sent again listens to the sam
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,9 @@ from personas.model import Persona
 from runtime.enclave.api import FINAL_EVENTS, TurnRequest
 from runtime.enclave.identity import Identity
 
-# A finished turn stays replayable from here this long; after that sealed memory answers.
+# A finished turn stays replayable from here this long, and at most so many; after that sealed
+# memory answers, and nothing of it is left in the clear.
+KEEP_FINISHED_S = 120.0
 KEEP_FINISHED = 1024
 
 
@@ -65,7 +66,7 @@ class RunningTurn:
     started: float
     cancelled: bool = False
     task: asyncio.Task[None] | None = None
-    _events: list[dict[str, Any]] = field(default_factory=list)
+    _events: list[dict[str, Any]] = field(default_factory=list, repr=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -103,7 +104,7 @@ class TurnTable:
     """Running turns and the most recently finished ones, by thread and turn id."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[tuple[str, bytes], RunningTurn] = OrderedDict()
+        self._turns: dict[tuple[str, bytes], RunningTurn] = {}
 
     def get(self, keys: ThreadKeys, turn_id: bytes) -> RunningTurn | None:
         """The turn, if it is here."""
@@ -117,15 +118,18 @@ class TurnTable:
         """Turns without a final event."""
         return [turn for turn in self._turns.values() if not turn.finished]
 
+    def drop(self, turn: RunningTurn) -> None:
+        """Forget a turn, its words and its keys."""
+        self._turns.pop((turn.call.keys.thread_id, turn.call.turn_id), None)
+
     def finish(self, turn: RunningTurn, *, keep: bool) -> None:
         """Keep a finished turn replayable for a while, or drop it so that it may be retried."""
-        key = (turn.call.keys.thread_id, turn.call.turn_id)
         if not keep:
-            self._turns.pop(key, None)
+            self.drop(turn)
             return
-        self._turns.move_to_end(key)
+        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self.drop, turn)
         while len(self._turns) > KEEP_FINISHED:
-            oldest = next((k for k, t in self._turns.items() if t.finished), None)
+            oldest = next((one for one in self._turns.values() if one.finished), None)
             if oldest is None:
                 return
-            del self._turns[oldest]
+            self.drop(oldest)

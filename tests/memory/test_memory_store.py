@@ -3,12 +3,14 @@
 import asyncio
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from memory.errors import (
+    AnsweredError,
     ConflictError,
     CorruptError,
     InvalidInputError,
@@ -354,6 +356,9 @@ async def test_a_turn_is_remembered_once(redis_client: Redis) -> None:
     for at in (positions[0], positions[1], positions[3]):
         assert await store.append(KEYS, at, _turn(0, reply="a second answer")) == positions[1]
         assert await store.append(KEYS, at, _turn(2)) == positions[3]
+    other = replace(_turn(0), receipt_id=b"another receipt!")
+    with pytest.raises(AnsweredError):
+        await store.append(KEYS, positions[3], other)
     assert await _everything(redis_client) == before
 
 
