@@ -82,7 +82,9 @@ class Outbox:
 
     async def run(self) -> None:
         """Hand receipts over until cancelled."""
-        while True:
+        task = asyncio.current_task()
+        # redis-py can swallow a cancellation under load, and the stop would wait for ever.
+        while task is None or not task.cancelling():
             job = await self._jobs.get()
             self._busy = True
             try:

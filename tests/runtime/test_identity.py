@@ -1,0 +1,348 @@
+"""Who an enclave is: keys, evidence and their place in a real log, over a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from proofs.errors import RefusedError
+from proofs.log.service import LogConfig, serve
+from proofs.note import parse_vkey
+from proofs.policy import Policy
+from proofs.verify import AttestedEnclave, verify_bundle
+from runtime.enclave.engines.scripted import ScriptedEngine
+from runtime.enclave.identity import (
+    ANNOUNCE_TTL_S,
+    Identity,
+    IdentityKeeper,
+    load_platform,
+    manifest_digest,
+    release_digest,
+)
+from runtime.errors import SetupError
+from runtime.streams import ENCLAVES_SET, LEAVES_STREAM, enclave_key
+from transport.errors import UnknownKeyError
+from transport.gateway import decapsulate
+from transport.keyconfig import decode_key_config
+from transport.ohttp import encapsulate
+
+if TYPE_CHECKING:
+    from tests.conftest import ValkeyProcess
+
+pytestmark = pytest.mark.integration
+GATEWAY = "enclave-0"
+
+
+def pem(key: Ed25519PrivateKey) -> bytes:
+    """A private key as its file holds it."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@dataclass
+class World:
+    """A folder with a development root and a log's files, and the Redis between its parts."""
+
+    folder: Path
+    client: Redis
+    url: str
+    root: Ed25519PrivateKey
+
+    def keeper(self, *, lifetime_s: int = 3600, debug: bool = False) -> IdentityKeeper:
+        """A new enclave's."""
+        file = self.folder / "root.pem"
+        file.write_bytes(pem(self.root))
+        platform = load_platform(file, debug=debug)
+        return IdentityKeeper(
+            self.client, GATEWAY, ScriptedEngine(), platform, lifetime_s=lifetime_s
+        )
+
+    @contextlib.asynccontextmanager
+    async def log(self) -> AsyncIterator[None]:
+        """The real log, while the block runs."""
+        stop = asyncio.Event()
+        config = LogConfig(
+            host="127.0.0.1",
+            port=0,
+            directory=self.folder / "log",
+            redis_url=self.url,
+            origin="test/log",
+            key_file=self.folder / "log.key",
+            batch_interval_s=0.01,
+            registry=CollectorRegistry(),
+        )
+        task = asyncio.create_task(serve(config, stop))
+        try:
+            while not (self.folder / "log" / "vkey").exists():
+                assert not task.done(), task.exception()
+                await asyncio.sleep(0.01)
+            yield
+        finally:
+            stop.set()
+            await task
+
+    def policy(self) -> Policy:
+        """What `sotto up` demands: this root, this log, this release."""
+        vkey = (self.folder / "log" / "vkey").read_text().strip()
+        return Policy(
+            allow_simulated=True,
+            kinds=("simulated",),
+            simulated_roots=(self.root.public_key().public_bytes_raw(),),
+            measurements=({"release": release_digest()},),
+            log_keys=(parse_vkey(vkey),),
+        )
+
+    async def announced(self) -> dict[bytes, bytes]:
+        """What an edge would hand on."""
+        return await self.client.hgetall(enclave_key(GATEWAY))
+
+    async def wait_announced(self) -> dict[bytes, bytes]:
+        """The same, when it is there."""
+        async with asyncio.timeout(10):
+            while not (found := await self.announced()):  # noqa: ASYNC110 - Redis has no event
+                await asyncio.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: str, redis_client: Redis) -> World:
+    """A world on the shared server, emptied."""
+    return World(tmp_path, redis_client, valkey, Ed25519PrivateKey.generate())
+
+
+def newest(keeper: IdentityKeeper) -> Identity:
+    """The current identity, which must be there."""
+    assert keeper.current is not None
+    return keeper.current
+
+
+def verified(one: Identity, policy: Policy) -> AttestedEnclave:
+    """What a device makes of an identity now."""
+    return verify_bundle(one.bundle, one.inclusion, policy, int(time.time()))
+
+
+async def test_a_new_identity_holds_under_a_policy_that_pins_everything(world: World) -> None:
+    """Root, log and release are pinned, and the bundle in the log passes; others do not."""
+    keeper = world.keeper()
+    async with world.log():
+        await keeper.rotate()
+    one = newest(keeper)
+    policy = world.policy()
+    attested = verified(one, policy)
+    assert attested.simulated
+    assert attested.enclave_id == hashlib.sha256(one.bundle).hexdigest() == one.bundle_digest.hex()
+    assert attested.receipt_key == one.receipt_key.public_key().public_bytes_raw()
+    assert decode_key_config(attested.key_configs[0]) == one.gateway_key.config
+    assert attested.claims.engine == "scripted"
+    assert attested.claims.model_manifest == manifest_digest(ScriptedEngine().manifest())
+    other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    for changed in (
+        {"simulated_roots": (other,)},
+        {"measurements": ({"release": bytes(32)},)},
+        {"log_keys": ()},
+        {"allow_simulated": False},
+    ):
+        with pytest.raises(RefusedError):
+            verified(one, policy.model_copy(update=changed))
+
+
+async def test_a_debug_enclave_says_so_in_its_evidence(world: World) -> None:
+    """A device that does not allow debug refuses it; one that does, accepts it."""
+    keeper = world.keeper(debug=True)
+    async with world.log():
+        await keeper.rotate()
+    with pytest.raises(RefusedError, match="debug"):
+        verified(newest(keeper), world.policy())
+    verified(newest(keeper), world.policy().model_copy(update={"allow_debug": True}))
+
+
+async def test_keys_are_not_used_before_the_log_has_them(world: World) -> None:
+    """No log, no identity; when the log comes, the same wait ends with one that holds."""
+    keeper = world.keeper()
+    rotation = asyncio.create_task(keeper.rotate())
+    async with asyncio.timeout(10):
+        while not await world.client.xlen(LEAVES_STREAM):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    assert not rotation.done()
+    assert keeper.current is None
+    assert len(keeper) == 0
+    await keeper.announce()
+    assert await world.announced() == {}
+    async with world.log():
+        async with asyncio.timeout(20):
+            await rotation
+    verified(newest(keeper), world.policy())
+
+
+async def test_redis_may_die_while_keys_wait_for_the_log(
+    tmp_path: Path, valkey_process: ValkeyProcess, own_redis_client: Redis
+) -> None:
+    """Redis gone, then back, then the log: the enclave is late and well."""
+    world = World(tmp_path, own_redis_client, valkey_process.url, Ed25519PrivateKey.generate())
+    keeper = world.keeper()
+    valkey_process.kill()
+    rotation = asyncio.create_task(keeper.rotate())
+    await asyncio.sleep(0.3)
+    assert not rotation.done()
+    await keeper.announce()  # neither raises while Redis is away
+    await keeper.withdraw()
+    valkey_process.start()
+    async with world.log():
+        async with asyncio.timeout(20):
+            await rotation
+    verified(newest(keeper), world.policy())
+
+
+async def test_an_earlier_key_still_opens_and_the_newest_is_announced(world: World) -> None:
+    """No turn fails over a rotation, and no new one is sealed to the old key."""
+    keeper = world.keeper()
+    async with world.log():
+        await keeper.rotate()
+        first = newest(keeper)
+        await keeper.announce()
+        assert (await world.announced())[b"bundle"] == first.bundle
+        sealed, _ = encapsulate(first.gateway_key.config, b"before")
+        await keeper.rotate()
+        second = newest(keeper)
+        await keeper.announce()
+    assert list(keeper) == [0, 1]
+    plaintext, opener = decapsulate(keeper, sealed)
+    assert (plaintext, opener.key_id) == (b"before", 0)
+    assert keeper.identity(0) is first
+    sealed, _ = encapsulate(second.gateway_key.config, b"after")
+    assert decapsulate(keeper, sealed)[0] == b"after"
+    found = await world.announced()
+    assert found == {b"bundle": second.bundle, b"proof": second.inclusion.encode()}
+    verify_bundle(found[b"bundle"], found[b"proof"].decode(), world.policy(), int(time.time()))
+    assert first.gateway_key.config.public_key != second.gateway_key.config.public_key
+    assert first.claims.receipt_key != second.claims.receipt_key
+
+
+async def test_epochs_count_up(world: World) -> None:
+    """A receipt's epoch says which of an enclave's identities was in force."""
+    keeper = world.keeper()
+    epochs = []
+    async with world.log():
+        for _ in range(3):
+            await keeper.rotate()
+            epochs.append((newest(keeper).claims.epoch, newest(keeper).gateway_key.config.key_id))
+    assert epochs == [(0, 0), (1, 1), (2, 2)]
+
+
+async def test_an_expired_key_opens_nothing(world: World) -> None:
+    """It is not in the ring, not by its id, and a request sealed to it is of an unknown key."""
+    keeper = world.keeper(lifetime_s=1)
+    async with world.log():
+        await keeper.rotate()
+    one = newest(keeper)
+    sealed, _ = encapsulate(one.gateway_key.config, b"late")
+    while time.time() < one.claims.not_after:  # noqa: ASYNC110 - a clock has no event
+        await asyncio.sleep(0.05)
+    assert list(keeper) == []
+    assert len(keeper) == 0
+    with pytest.raises(KeyError):
+        keeper[0]
+    with pytest.raises(KeyError):
+        keeper.identity(0)
+    with pytest.raises(UnknownKeyError):
+        decapsulate(keeper, sealed)
+
+
+async def test_an_enclave_stays_announced_while_the_log_is_away(world: World) -> None:
+    """Its keys are still good, so a log that is late with the next ones ends no chat."""
+    keeper = world.keeper(lifetime_s=4)
+    async with world.log():
+        await keeper.rotate()
+    one = newest(keeper)
+    while time.time() <= one.claims.not_before + 2:  # noqa: ASYNC110 - a clock has no event
+        await asyncio.sleep(0.05)
+    running = asyncio.create_task(keeper.run())
+    try:
+        assert (await world.wait_announced())[b"bundle"] == one.bundle
+        assert await world.client.xlen(LEAVES_STREAM) == 1, "the next keys wait for the log"
+        async with world.log(), asyncio.timeout(20):
+            while newest(keeper) is one:  # noqa: ASYNC110 - the keeper has no event for it
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(10):
+            while (await world.announced())[b"bundle"] == one.bundle:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_announcement_ends_with_its_enclave(world: World) -> None:
+    """It expires by itself where the enclave died, and at once where it stopped."""
+    keeper = world.keeper()
+    async with world.log():
+        await keeper.rotate()
+    await keeper.announce()
+    assert await world.client.smembers(ENCLAVES_SET) == {GATEWAY.encode()}
+    assert 0 < await world.client.ttl(enclave_key(GATEWAY)) <= ANNOUNCE_TTL_S
+    await keeper.withdraw()
+    assert await world.announced() == {}
+    assert list(keeper) == [0], "turns that were sealed before are still opened"
+
+
+async def test_no_representation_shows_a_key(world: World) -> None:
+    """Neither in a log nor in a traceback."""
+    keeper = world.keeper()
+    async with world.log():
+        await keeper.rotate()
+    one = newest(keeper)
+    # Whoever has the public key may see it; the private half is what a repr must not show.
+    private = one.receipt_key.private_bytes_raw()
+    shown = f"{keeper!r} {keeper} {one!r} {one} {one.gateway_key!r} {dict(keeper)!r}"
+    for form in (private.hex(), repr(private)[2:-1], "PrivateKey"):
+        assert form not in shown
+
+
+async def test_redis_holds_no_private_key(world: World) -> None:
+    """Bundle, proof, digest: nothing that opens a request or signs a receipt."""
+    keeper = world.keeper()
+    async with world.log():
+        await keeper.rotate()
+    await keeper.announce()
+    private = newest(keeper).receipt_key.private_bytes_raw()
+    for key in await world.client.keys("*"):
+        assert private not in await world.client.dump(key)
+
+
+def test_a_root_that_is_missing_or_of_another_kind_is_one_clear_error(tmp_path: Path) -> None:
+    """Which file, and what makes one."""
+    file = tmp_path / "root.pem"
+    with pytest.raises(SetupError, match="sotto up"):
+        load_platform(file, debug=False)
+    for content in (b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
+        file.write_bytes(content)
+        with pytest.raises(SetupError, match=str(file)):
+            load_platform(file, debug=False)
+    other = generate_private_key(SECP256R1())
+    file.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(SetupError, match="Ed25519"):
+        load_platform(file, debug=False)
+
+
+def test_a_manifest_is_what_sha256sum_prints() -> None:
+    """Whoever has the files can compute the digest with a tool of their own."""
+    a, b = (hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
+    printed = f"{a}  a.bin\n{b}  b.bin\n"
+    assert manifest_digest({"b.bin": b, "a.bin": a}) == hashlib.sha256(printed.encode()).digest()
+    assert manifest_digest({"a.bin": b, "b.bin": a}) != manifest_digest({"a.bin": a, "b.bin": b})
