@@ -94,17 +94,33 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         code = args.run(args)
     except SottoError as error:
-        if getattr(args, "json", False):
-            from runtime.commands.common import print_json
-
-            print_json({"error": {"code": error.code, "message": str(error)}})
-        else:
-            sys.stderr.write(f"sotto: {error}\n")
-        code = error.exit_code
+        code = _report(args, error)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
+    except Exception as error:
+        if "SOTTO_TRACEBACK" in os.environ:
+            raise
+        code = _report(
+            args,
+            SottoError(
+                f"{type(error).__name__}: {error}. This is a defect of Sottovoce; "
+                "SOTTO_TRACEBACK=1 shows where it is, for a report",
+                code="internal",
+            ),
+        )
     except BrokenPipeError:
         # The reader of our output left (`sotto receipts | head`): nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.OK
     sys.exit(int(code))
+
+
+def _report(args: argparse.Namespace, error: SottoError) -> int:
+    """Tell people in one line, programs in JSON; the exit code."""
+    if getattr(args, "json", False):
+        from runtime.commands.common import print_json
+
+        print_json({"error": {"code": error.code, "message": str(error)}})
+    else:
+        sys.stderr.write(f"sotto: {error}\n")
+    return error.exit_code

@@ -51,6 +51,7 @@ class Child:
     has_lifeline: bool = True
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
+    was_healthy: bool = False
 
     @property
     def pid(self) -> int | None:
@@ -109,6 +110,7 @@ class Supervisor:
                         f"in {self.log_file(child.name)}"
                     )
                 await asyncio.sleep(_POLL_S)
+            child.was_healthy = True
 
     async def stop(self, waves: list[tuple[list[str], float]]) -> None:
         """Stop children in waves: SIGTERM to a wave, SIGKILL at its time, then the next.
@@ -161,7 +163,7 @@ class Supervisor:
             loop = asyncio.get_running_loop()
             started = loop.time()
             code = await child.process.wait()
-            if code == Exit.USAGE:
+            if code == Exit.USAGE and not child.was_healthy:
                 # Its configuration is wrong: another start would end the same way.
                 log.error("%s: %s", child.name, self._last_line(child.name))
                 return

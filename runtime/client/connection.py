@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,10 @@ _FIRST_BACKOFF_S = 0.1
 _MOST_BACKOFF_S = 2.0
 _OPEN_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 5.0
+# An edge that is away this long may be back tomorrow: whoever waits is told.
+_AWAY_S = 20.0
+# Longer than an enclave's queue takes; an edge that holds a stream open and sends nothing.
+_SILENCE_S = 150.0
 _NO_RETURN = range(4500, 5000)
 _PIECE = MAX_BINARY_BYTES // 2
 # Sealed events are small next to the sockets' own limit, but a list of bundles is not.
@@ -86,13 +91,20 @@ class SealedStream:
             StreamLostError: It broke.
         """
         try:
-            while (item := await self._queue.get()) is not None:
+            while (item := await self._next()) is not None:
                 if isinstance(item, StreamLostError):
                     raise item
                 self._waiting -= len(item)
                 yield item
         finally:
             await self._connection.forget(self)
+
+    async def _next(self) -> bytes | StreamLostError | None:
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                return await self._queue.get()
+        except TimeoutError:
+            return StreamLostError("silent", "nothing came for long; send the turn again")
 
     def take(self, frame: Frame) -> None:
         """Accept the next bytes; a gap or a repeat would corrupt the answer, so it is refused."""
@@ -165,7 +177,11 @@ class Connection:
     async def send(self, data: str | bytes) -> None:
         """Send one message on the live socket, waiting for a reconnect where there is none."""
         while True:
-            await self._ready.wait()
+            try:
+                async with asyncio.timeout(_AWAY_S):
+                    await self._ready.wait()
+            except TimeoutError:
+                raise self._away() from None
             if self._failure is not None:
                 raise self._failure
             if self._socket is None:
@@ -177,7 +193,8 @@ class Connection:
                 # its owner is told by the resume; events may be sent again.
                 if isinstance(data, bytes):
                     return
-                self._ready.clear()
+                # The reader notices too and makes a new socket.
+                await asyncio.sleep(_FIRST_BACKOFF_S)
             else:
                 return
 
@@ -225,21 +242,27 @@ class Connection:
                 open_timeout=_OPEN_TIMEOUT_S,
                 logger=logging.getLogger("websockets.client"),
             )
-        except (OSError, WebSocketException, TimeoutError) as error:
-            raise SottoError(
-                f"no Sottovoce edge answers at {self._url} ({type(error).__name__}); "
-                "start one with `make run`, or give its address with --edge",
-                code="edge_away",
-            ) from error
+        except (OSError, WebSocketException, TimeoutError, ValueError) as error:
+            raise self._away(type(error).__name__) from error
+
+    def _away(self, why: str = "away") -> SottoError:
+        return SottoError(
+            f"no Sottovoce edge answers at {self._url} ({why}); start one with `make run`, or "
+            "give its address with --edge",
+            code="edge_away",
+        )
 
     async def _run(self, socket: ClientConnection | None) -> None:
         """Read sockets, one after the other, until told not to come back."""
         backoff = _FIRST_BACKOFF_S
+        lost_at = 0.0
         while True:
             if socket is None:
                 try:
                     socket = await self._open()
                 except SottoError:
+                    if time.monotonic() - lost_at > _AWAY_S:
+                        self._fail_all("edge_away", str(self._away()))
                     await asyncio.sleep(backoff)
                     backoff = min(backoff * 2, _MOST_BACKOFF_S)
                     continue
@@ -261,6 +284,7 @@ class Connection:
                 keepalive.cancel()
             self._ready.clear()
             socket = self._socket = None
+            lost_at = time.monotonic()
 
     def _give_up(self, reason: str) -> None:
         """Told not to come back: whoever waits, now or later, gets the reason."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
-import hmac
 import os
 import time
 from collections.abc import AsyncIterator
@@ -24,21 +22,22 @@ from personas.digest import persona_digest
 from personas.model import Persona
 from proofs.errors import ProofError
 from proofs.policy import Policy
-from proofs.receipt import commitment, decode_receipt
-from proofs.verify import AttestedEnclave, verify_bundle, verify_receipt, verify_settled
+from proofs.receipt import commitment
+from proofs.verify import AttestedEnclave, verify_bundle
 from runtime.client.connection import Connection, StreamLostError
 from runtime.client.exchange import Exchange
 from runtime.client.home import DeviceHome, ReceiptRow
+from runtime.client.receipts import ReceiptBook
 from runtime.enclave.api import (
     CANCEL_PATH,
     FINAL_EVENTS,
+    MAX_MESSAGE_CHARACTERS,
     TURNS_PATH,
     CancelRequest,
     PersonaReference,
     TurnRequest,
 )
-from runtime.errors import SottoError
-from runtime.sealing import open_receipt
+from runtime.errors import Exit, SottoError
 from transport.errors import TransportError
 from transport.keyconfig import KeyConfig, decode_key_config
 from transport.sse import EventDecoder
@@ -49,7 +48,17 @@ _ENCLAVES_FRESH_S = 60.0
 _RETRY_FOR_S = 60.0
 _RETRY_PAUSE_S = 0.3
 # Codes inside the encapsulation after which another try can succeed.
-_RETRYABLE = frozenset({"stopping", "overloaded", "memory_unavailable"})
+_RETRYABLE = frozenset(
+    {
+        "answered_elsewhere",
+        "edge_away",
+        "enclave_away",
+        "memory_unavailable",
+        "overloaded",
+        "stopping",
+        "too_many_turns",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +97,22 @@ class Device:
     def __init__(self, home: DeviceHome, policy: Policy, edge_url: str) -> None:
         self._home = home
         self._policy = policy
-        self._connection = Connection(edge_url, on_event=self._event, on_reconnect=self._ask_again)
+        self._receipts = ReceiptBook(home, policy, self._subscribe)
+        self._connection = Connection(
+            edge_url, on_event=self._receipts.take, on_reconnect=self._receipts.ask_again
+        )
         self._enclaves: list[LiveEnclave] = []
         self._verified_at = 0.0
-        self._waiting: dict[str, asyncio.Event] = {}
-        # Verified once each: an enclave lives a day, a device meets a few.
-        self._attested: dict[str, AttestedEnclave] = {}
-        self._asks: set[asyncio.Task[None]] = set()
+
+    async def _subscribe(self, receipt_ids: list[str]) -> None:
+        await self._connection.subscribe(receipt_ids)
 
     async def __aenter__(self) -> Device:
         await self._connection.__aenter__()
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        for task in self._asks:
-            task.cancel()
+        self._receipts.close()
         await self._connection.__aexit__(*exception)
 
     async def enclaves(self) -> list[LiveEnclave]:
@@ -142,6 +152,7 @@ class Device:
         Raises:
             SottoError: Refused, failed, or the system stayed away for a minute.
         """
+        _check_message(message)
         turn = _Turn(persona, message, os.urandom(16).hex())
         deadline = time.monotonic() + _RETRY_FOR_S
         while True:
@@ -153,7 +164,7 @@ class Device:
                     return  # the enclave's last word was read; only padding after it was cut
                 problem = SottoError(str(error), code=error.code)
             except SottoError as error:
-                if error.code not in _RETRYABLE | {"enclave_away"}:
+                if error.code not in _RETRYABLE:
                     raise
                 problem = error
             else:
@@ -171,18 +182,16 @@ class Device:
             exchange = Exchange(enclave.key_config)
             stream = await self._connection.open_stream(enclave.gateway)
             await stream.send(exchange.seal(CANCEL_PATH, request.model_dump_json().encode()))
-            body = b"".join([part async for part in exchange.open(stream)])
+            try:
+                body = b"".join([part async for part in exchange.open(stream)])
+            except StreamLostError as error:
+                raise SottoError(f"the stop did not arrive: {error}", code=error.code) from error
             stopped = stopped or bool(orjson.loads(body)["cancelled"])
         return stopped
 
     async def wait_settled(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
-        row = self._home.receipt(receipt_id)
-        if row is not None and row.status in ("waiting", "received"):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._await_receipt(receipt_id).wait()
-        return self._home.receipt(receipt_id)
+        return await self._receipts.wait(receipt_id, timeout_s)
 
     async def _try(self, turn: _Turn) -> AsyncIterator[dict[str, Any]]:
         handle = turn.persona.handle
@@ -250,7 +259,7 @@ class Device:
             + commitment(response, "response", turn.text.encode())
             for request, response in turn.commitment_salts
         ]
-        self._home.expect_receipt(
+        self._receipts.expect(
             ReceiptRow(
                 receipt_id=event["receipt_id"],
                 turn_id=turn.turn_id,
@@ -264,86 +273,6 @@ class Device:
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position)
         turn.ended = True
-        self._await_receipt(event["receipt_id"])
-
-    def _await_receipt(self, receipt_id: str) -> asyncio.Event:
-        """Ask for a receipt, once; the event is set when it is settled or refused."""
-        if receipt_id not in self._waiting:
-            self._waiting[receipt_id] = asyncio.Event()
-            self._ask([receipt_id])
-        return self._waiting[receipt_id]
-
-    def _ask_again(self) -> None:
-        """A new socket knows nothing of what was awaited on the old one."""
-        if waiting := [key for key, event in self._waiting.items() if not event.is_set()]:
-            self._ask(waiting)
-
-    def _ask(self, receipt_ids: list[str]) -> None:
-        """Ask in the background: an answer that was read does not wait for a socket."""
-
-        async def subscribe() -> None:
-            # Where the edge has closed the session, another can be asked later.
-            with contextlib.suppress(SottoError):
-                await self._connection.subscribe(receipt_ids)
-
-        task = asyncio.create_task(subscribe())
-        self._asks.add(task)
-        task.add_done_callback(self._asks.discard)
-
-    def _event(self, event: dict[str, Any]) -> None:
-        kind = event["type"]
-        if kind not in ("response.receipt", "response.settled"):
-            return
-        receipt_id = event["receipt_id"]
-        row = self._home.receipt(receipt_id)
-        if row is None or row.status in ("refused", "settled"):
-            return  # what was verified stays so, whatever an edge sends after it
-        try:
-            if kind == "response.receipt" and row.receipt is None:
-                self._keep_receipt(row, event["sealed"])
-            elif kind == "response.settled" and row.receipt is not None:
-                verify_settled(row.receipt, event["proof"], self._policy)
-                self._home.keep_proof(receipt_id, event["proof"])
-                self._done(receipt_id)
-        except (ProofError, SottoError, ValueError) as error:
-            self._home.refuse_receipt(receipt_id, str(error))
-            self._done(receipt_id)
-
-    def _keep_receipt(self, row: ReceiptRow, sealed: str) -> None:
-        keys = self._home.thread_keys(row.persona)
-        cose = open_receipt(keys, bytes.fromhex(row.receipt_id), base64.b64decode(sealed))
-        # The turn may have been answered by one enclave and asked for again of another.
-        signer = decode_receipt(cose).unverified.enclave.hex()
-        if (attested := self._attested.get(signer)) is None:
-            bundle, inclusion = self._kept(signer)
-            attested = verify_bundle(bundle, inclusion, self._policy, row.time)
-            self._attested[signer] = attested
-        receipt = verify_receipt(cose, attested)
-        stated = receipt.request + receipt.response
-        expected = [row.commitments[i : i + 64] for i in range(0, len(row.commitments), 64)]
-        if receipt.receipt_id.hex() != row.receipt_id or not any(
-            hmac.compare_digest(stated, pair) for pair in expected
-        ):
-            raise SottoError(
-                "the receipt does not commit to what this device sent and read; keep it as "
-                "evidence and do not rely on this enclave",
-                code="receipt_mismatch",
-            )
-        self._home.keep_receipt(row.receipt_id, signer, cose)
-
-    def _kept(self, enclave_id: str) -> tuple[bytes, str]:
-        try:
-            return self._home.enclave(enclave_id)
-        except KeyError:
-            raise SottoError(
-                "the receipt is of an enclave that this device never spoke to; keep it as "
-                "evidence and do not rely on this edge",
-                code="receipt_mismatch",
-            ) from None
-
-    def _done(self, receipt_id: str) -> None:
-        if waiting := self._waiting.pop(receipt_id, None):
-            waiting.set()
 
 
 def _verify(entry: dict[str, str], policy: Policy) -> LiveEnclave:
@@ -354,9 +283,26 @@ def _verify(entry: dict[str, str], policy: Policy) -> LiveEnclave:
 
 
 def choose(enclaves: list[LiveEnclave], thread_id: str) -> LiveEnclave:
-    """Rendezvous hashing: a thread stays with one enclave while it lives, so its cache holds."""
+    """Rendezvous hashing: a thread stays with one enclave while it lives, so its cache holds.
 
-    def weight(enclave: LiveEnclave) -> bytes:
-        return hashlib.sha256(f"{enclave.gateway} {thread_id}".encode()).digest()
+    By the attested id, not by the gateway's name: an edge could list one enclave under a thousand
+    names and know threads again by the name that each of them picks.
+    """
+    by_id = {enclave.attested.enclave_id: enclave for enclave in reversed(enclaves)}
 
-    return max(enclaves, key=weight)
+    def weight(enclave_id: str) -> bytes:
+        return hashlib.sha256(f"{enclave_id} {thread_id}".encode()).digest()
+
+    return by_id[max(by_id, key=weight)]
+
+
+def _check_message(message: str) -> None:
+    try:
+        message.encode()
+    except UnicodeEncodeError:
+        wrong = "is not text that can be sent (it holds half a character)"
+    else:
+        if 0 < len(message) <= MAX_MESSAGE_CHARACTERS:
+            return
+        wrong = f"has {len(message)} characters; a message has 1 to {MAX_MESSAGE_CHARACTERS}"
+    raise SottoError(f"the message {wrong}", code="message_invalid", exit_code=Exit.USAGE)

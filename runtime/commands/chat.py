@@ -114,7 +114,7 @@ class _OneTurn:
                 fields["text"] = ""
                 if not quiet:
                     say("\n[the enclave restarted and answers anew]")
-            case kind:
+            case "response.completed" | "response.cancelled" | "response.failed" as kind:
                 fields["outcome"] = kind.removeprefix("response.")
                 fields |= {key: event[key] for key in ("turn_id", "receipt_id")}
                 fields |= {key: event[key] for key in ("usage", "error") if key in event}
@@ -226,7 +226,7 @@ class _Conversation:
                 event = events.get()
             except KeyboardInterrupt:
                 if turn_id:
-                    self._call(device.cancel(self._persona, turn_id))
+                    self._stop(device, turn_id)
                 continue
             if event is None:
                 return
@@ -237,6 +237,12 @@ class _Conversation:
                 raise event
             turn_id = event.get("turn_id", turn_id)
             self._show(event)
+
+    def _stop(self, device: Device, turn_id: str) -> None:
+        try:
+            self._call(device.cancel(self._persona, turn_id))
+        except SottoError as error:
+            say(f"\n[{error}]")
 
     def _show(self, event: dict[str, Any]) -> None:
         match event["type"]:

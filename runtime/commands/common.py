@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -57,7 +58,17 @@ def home_folder(args: argparse.Namespace) -> Path:
     if "SOTTO_HOME" in os.environ:
         return Path(os.environ["SOTTO_HOME"])
     local = Path("data/device")
-    return local if local.is_dir() else Path.home() / ".local/share/sottovoce"
+    return local if _is_ours(local) else Path.home() / ".local/share/sottovoce"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this user made it for himself: a folder that came with a download, with a secret and
+    a policy of somebody else's, is not taken up because one stands beside it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700
 
 
 def load_policy(args: argparse.Namespace) -> tuple[Policy, str]:

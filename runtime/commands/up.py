@@ -72,28 +72,27 @@ async def _run(args: argparse.Namespace, options: UpOptions) -> int:
         loop.add_signal_handler(number, stop.set)
     started = time.monotonic()
     sys.stderr.write(f"Starting ({options.engine.kind})…\n")
-    starting = asyncio.create_task(_start_and_serve(args, options, stop, started))
+    ready = asyncio.Event()
+    serving = asyncio.create_task(_serve(args, options, stop, ready, started))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not starting.done() and not _Serving.ready:
-        starting.cancel()  # stopped while it started: the way out stops what was started
-        await asyncio.gather(starting, return_exceptions=True)
-        return Exit.INTERRUPTED
-    return await starting
+    if serving.done() or ready.is_set():
+        return await serving
+    serving.cancel()  # stopped while it started: the way out stops what was started
+    await asyncio.gather(serving, return_exceptions=True)
+    return Exit.INTERRUPTED
 
 
-class _Serving:
-    """Whether the system is up, so that a stop before it is told from one after it."""
-
-    ready = False
-
-
-async def _start_and_serve(
-    args: argparse.Namespace, options: UpOptions, stop: asyncio.Event, started: float
+async def _serve(
+    args: argparse.Namespace,
+    options: UpOptions,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    started: float,
 ) -> int:
     async with up(options) as running:
-        _Serving.ready = True
+        ready.set()
         _announce(running, time.monotonic() - started)
         if sys.stdin.isatty() and sys.stdout.isatty() and not args.no_chat:
             return await _chat(args, options, stop)
@@ -124,4 +123,5 @@ async def _chat(args: argparse.Namespace, options: UpOptions, stop: asyncio.Even
     if not ended.done():
         process.terminate()
     stopped.cancel()
-    return await ended if not stop.is_set() else Exit.OK
+    code = await ended
+    return Exit.OK if stop.is_set() else code
