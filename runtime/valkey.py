@@ -32,7 +32,7 @@ _RULES = {
     ),
     "log": (
         f"~sotto:leaves ~sotto:settled ~sotto:receipt:* {_CONNECTION} "
-        "+xgroup|create +xreadgroup +xautoclaim +xack +xtrim +xlen +xadd +hset +expire"
+        "+xgroup|create +xreadgroup +xautoclaim +xack +xtrim +xlen +xadd +hsetnx +expire"
     ),
     "edge": (
         "%R~sotto:leaves %R~sotto:settled %R~sotto:receipt:* %R~sotto:enclave* "

@@ -170,7 +170,8 @@ class Consumer:
         pipeline = self.redis.pipeline(transaction=False)
         for one in settled:
             key = f"sotto:receipt:{one.id}"
-            pipeline.hset(key, "proof", one.proof)
+            # The first proof stays: another leaf under the same id cannot take its place.
+            pipeline.hsetnx(key, "proof", one.proof)
             pipeline.expire(key, self.receipt_ttl_s)
             pipeline.xadd(SETTLED, {"id": one.id}, maxlen=_SETTLED_KEPT, approximate=True)
         await pipeline.execute()

@@ -22,6 +22,8 @@ from proofs.log.store import LogStore
 from proofs.tiles import parse_tile
 
 _log = logging.getLogger(__name__)
+# Longer than any read blocks; a server that is cut off in silence is noticed.
+_REDIS_TIMEOUT_S = 10.0
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -124,7 +126,9 @@ async def _run(
     config: LogConfig, store: LogStore, sequencer: Sequencer, stop: asyncio.Event
 ) -> None:
     runner = web.AppRunner(make_application(store), access_log=None, handler_cancellation=True)
-    redis: Redis = Redis.from_url(config.redis_url, protocol=2, decode_responses=False)
+    redis: Redis = Redis.from_url(
+        config.redis_url, protocol=2, decode_responses=False, socket_timeout=_REDIS_TIMEOUT_S
+    )
     consumer = Consumer(
         redis,
         sequencer,

@@ -138,7 +138,8 @@ class ReceiptBook:
         receipt = verify_receipt(cose, attested)
         stated = receipt.request + receipt.response
         expected = [row.commitments[i : i + 64] for i in range(0, len(row.commitments), 64)]
-        if receipt.receipt_id.hex() != row.receipt_id or not any(
+        says = (receipt.receipt_id.hex(), str(receipt.outcome))
+        if says != (row.receipt_id, row.outcome) or not any(
             hmac.compare_digest(stated, pair) for pair in expected
         ):
             raise SottoError(

@@ -149,11 +149,13 @@ async def append_leaf(
     """
 
     async def append() -> None:
-        if sealed is not None:
-            key = receipt_key(identifier)
-            await client.hset(key, mapping={"sealed": sealed})
-            await client.expire(key, UNSETTLED_TTL_S)
-        await client.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
+        async with client.pipeline(transaction=False) as batch:
+            if sealed is not None:
+                key = receipt_key(identifier)
+                batch.hset(key, mapping={"sealed": sealed})
+                batch.expire(key, UNSETTLED_TTL_S)
+            batch.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
+            await batch.execute()
 
     await _patiently(append, identifier)
 
