@@ -55,9 +55,7 @@ class Server:
         """As Ctrl-C does, which reaches make and all that it started in its terminal."""
         os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(30)
-        left = subprocess.run(
-            ["pgrep", "-f", "runtime (edge|relay|enclave|log) --config"], check=False
-        )
+        left = subprocess.run(["pgrep", "-f", "runtime [a-z]+ --config data/config/"], check=False)
         if left.returncode == 0:
             raise SystemExit("make run left processes behind when it was stopped")
         print("make run: stopped cleanly")
@@ -72,8 +70,8 @@ def main() -> None:
         for block in blocks:
             print(f"--- {sys.argv[1]}:\n{block}", end="", flush=True)
             if server is not None and block.startswith("make "):
-                server.stop()
-                server = None
+                stopping, server = server, None
+                stopping.stop()
             if block.startswith("make run"):
                 server = Server(block.strip())
                 server.first_token()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from proofs.policy import Policy
 from runtime.config import EngineConfig
 from runtime.errors import SottoError
 from runtime.up import Running, UpOptions, up
+from tests.e2e.system import free_port
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 12
@@ -84,24 +83,11 @@ def test_cannot_start(
     assert "\n" not in str(caught.value)
 
 
-def free_ports() -> int:
-    """A base port of which the system's eight are free."""
-    while True:
-        port = random.randrange(30_000, 40_000)
-        try:
-            for one in (*range(port, port + 4), *range(port + 1000, port + 1004)):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", one))
-        except OSError:
-            continue
-        return port
-
-
 @pytest.fixture
 async def system(tmp_path: Path) -> AsyncIterator[Running]:
     """All roles as processes, with a quick script for an engine."""
     engine = EngineConfig(kind="scripted", first_token_s=0.02, token_s=0.005, tokens=TOKENS)
-    async with up(UpOptions(tmp_path / "data", free_ports(), engine)) as running:
+    async with up(UpOptions(tmp_path / "data", free_port(), engine)) as running:
         yield running
 
 
