@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
 _MOST_BACKOFF_S = 2.0
 _OPEN_TIMEOUT_S = 10.0
+# An edge that floods, or that does not answer a goodbye, holds nobody up.
+_CLOSE_TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 # An edge that is away this long may be back tomorrow: whoever waits is told.
 _AWAY_S = 20.0
@@ -240,6 +242,7 @@ class Connection:
                 compression=None,
                 max_size=_MAX_EVENT_BYTES,
                 open_timeout=_OPEN_TIMEOUT_S,
+                close_timeout=_CLOSE_TIMEOUT_S,
                 logger=logging.getLogger("websockets.client"),
             )
         except (OSError, WebSocketException, TimeoutError, ValueError) as error:
