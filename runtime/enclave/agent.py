@@ -97,11 +97,11 @@ class Agent:
             return turn
         if self._closing:
             raise ApiError(503, "stopping", "this enclave is stopping; send the turn to another")
-        running = self._table.running()
+        running = self._table.count()
         # Every running turn may still leave a receipt, so their places are kept.
-        if len(running) >= self._max_turns or not self._outbox.has_room(len(running) + 1):
+        if running >= self._max_turns or not self._outbox.has_room(running + 1):
             raise ApiError(503, "overloaded", "this enclave is full; try again in a moment")
-        if sum(one.call.keys == call.keys for one in running) >= MAX_TURNS_PER_THREAD:
+        if self._table.count(call.keys) >= MAX_TURNS_PER_THREAD:
             raise ApiError(
                 429,
                 "too_many_turns",

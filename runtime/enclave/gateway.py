@@ -142,6 +142,7 @@ class Gateway:
         self._identities = identities
         self._agent = agent
         self._library = library
+        self._digests = {one.handle: persona_digest(one).hex() for one in library}
         self._metrics = metrics
         self._replays = ReplayCache(DATE_WINDOW_S, REPLAY_CAPACITY)
 
@@ -251,7 +252,7 @@ class Gateway:
             persona = self._library.get(turn.persona.handle)
         except PersonaError as error:
             raise ApiError(404, "persona_unknown", str(error)) from None
-        if persona_digest(persona).hex() != turn.persona.digest:
+        if self._digests[persona.handle] != turn.persona.digest:
             raise ApiError(
                 409,
                 "persona_mismatch",

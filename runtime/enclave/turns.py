@@ -101,35 +101,42 @@ class RunningTurn:
 
 
 class TurnTable:
-    """Running turns and the most recently finished ones, by thread and turn id."""
+    """Running turns, and the most recently finished ones, by thread and turn id."""
 
     def __init__(self) -> None:
-        self._turns: dict[tuple[str, bytes], RunningTurn] = {}
+        self._running: dict[tuple[str, bytes], RunningTurn] = {}
+        self._finished: dict[tuple[str, bytes], RunningTurn] = {}
 
     def get(self, keys: ThreadKeys, turn_id: bytes) -> RunningTurn | None:
         """The turn, if it is here."""
-        return self._turns.get((keys.thread_id, turn_id))
+        key = (keys.thread_id, turn_id)
+        return self._running.get(key) or self._finished.get(key)
 
     def add(self, turn: RunningTurn) -> None:
         """Enter a new turn."""
-        self._turns[(turn.call.keys.thread_id, turn.call.turn_id)] = turn
+        self._running[_key(turn)] = turn
 
     def running(self) -> list[RunningTurn]:
-        """Turns without a final event."""
-        return [turn for turn in self._turns.values() if not turn.finished]
+        """Turns that have not ended."""
+        return list(self._running.values())
 
-    def drop(self, turn: RunningTurn) -> None:
-        """Forget a turn, its words and its keys."""
-        self._turns.pop((turn.call.keys.thread_id, turn.call.turn_id), None)
+    def count(self, keys: ThreadKeys | None = None) -> int:
+        """How many turns run, of one thread or of all."""
+        if keys is None:
+            return len(self._running)
+        return sum(thread_id == keys.thread_id for thread_id, _ in self._running)
 
     def finish(self, turn: RunningTurn, *, keep: bool) -> None:
         """Keep a finished turn replayable for a while, or drop it so that it may be retried."""
+        key = _key(turn)
+        self._running.pop(key, None)
         if not keep:
-            self.drop(turn)
             return
-        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self.drop, turn)
-        while len(self._turns) > KEEP_FINISHED:
-            oldest = next((one for one in self._turns.values() if one.finished), None)
-            if oldest is None:
-                return
-            self.drop(oldest)
+        self._finished[key] = turn
+        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self._finished.pop, key, None)
+        if len(self._finished) > KEEP_FINISHED:
+            self._finished.pop(next(iter(self._finished)))
+
+
+def _key(turn: RunningTurn) -> tuple[str, bytes]:
+    return turn.call.keys.thread_id, turn.call.turn_id
