@@ -37,6 +37,7 @@ from runtime.wire import (
     MAX_BINARY_BYTES,
     MAX_STREAMS,
     SUBPROTOCOL,
+    ClientEvent,
     EnclavesList,
     Ping,
     ReceiptSubscribe,
@@ -94,6 +95,7 @@ class Edge:
         errors = 0
         try:
             async for data in socket:
+                event: ClientEvent | None = None
                 try:
                     if isinstance(data, bytes):
                         await holder[0].receive(decode_frame(data))
@@ -110,7 +112,7 @@ class Edge:
                     if errors > _MAX_ERRORS:
                         await socket.close(CLOSE_PROTOCOL, "too many broken events")
                         return
-                    holder[0].push(_error_event(error))
+                    holder[0].push(_error_event(error, event.event_id if event else None))
         except ConnectionClosed:
             pass
         except WireError:
@@ -217,11 +219,10 @@ class Edge:
         self._detached.clear()
 
 
-def _error_event(error: WireError) -> dict[str, object]:
-    return {
-        "type": "error",
-        "error": {"type": "invalid_request_error", "code": error.code, "message": str(error)},
-    }
+def _error_event(error: WireError, event_id: str | None) -> dict[str, object]:
+    told = {"type": "invalid_request_error", "code": error.code, "message": str(error)}
+    # Names the event that was refused, where it was one that could be read.
+    return {"type": "error", "error": told | ({"event_id": event_id} if event_id else {})}
 
 
 async def serve(config: EdgeConfig, stop: asyncio.Event) -> None:

@@ -146,6 +146,19 @@ async def test_streams_of_another_session_cannot_be_touched(system: System) -> N
     await until_no_stream_is_open(system)
 
 
+async def test_an_error_names_the_event_that_it_is_about(system: System) -> None:
+    """A device with several requests under way knows which of them was refused."""
+    socket, _ = await session(system)
+    for stream in (2, 1):  # ids must rise
+        name = f"event-{stream}"
+        await send(
+            socket, type="response.create", stream=stream, gateway="enclave-0", event_id=name
+        )
+    error = (await receive(socket, "error"))["error"]
+    assert (error["code"], error["event_id"]) == ("stream_reused", "event-1")
+    await socket.close()
+
+
 async def test_an_unknown_gateway_is_refused(system: System) -> None:
     """The relay knows its gateways, and the device reads that it does not know this one."""
     socket, _ = await session(system)
