@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from runtime.client.home import DeviceHome
 from tests.e2e.system import System, sotto
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+Snapshot = dict[str, bytes]
 WREN, OTHER = load_library().get("wren"), next(p for p in load_library() if p.handle != "wren")
 
 
@@ -52,20 +53,37 @@ def system(operator: redis.Redis, tmp_path_factory: pytest.TempPathFactory) -> I
     system.stop()
 
 
-@pytest.fixture
-async def home(system: System, tmp_path: Path) -> AsyncIterator[DeviceHome]:
-    """A device of its own that has said two things to one persona and one to another."""
-    home = DeviceHome(tmp_path / "home")
-    policy = Policy.load(system.home / "policy.toml")
-    async with Device(home, policy, system.edge) as device:
+@pytest.fixture(scope="module")
+def story(
+    system: System, operator: redis.Redis, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Snapshot]:
+    """A device that has said two things to one persona and one to another, and its memory."""
+    folder = tmp_path_factory.mktemp("story") / "home"
+    home = DeviceHome(folder)
 
-        async def say(persona: Persona, count: int) -> None:
-            for _ in range(count):
+    async def live() -> None:
+        policy = Policy.load(system.home / "policy.toml")
+        async with Device(home, policy, system.edge) as device:
+            for persona in (WREN, OTHER, WREN):
                 async for event in device.turn(persona, "hello"):
                     last = event
                 assert last["type"] == "response.completed"
 
-        await asyncio.gather(say(WREN, 2), say(OTHER, 1))
+    asyncio.run(live())
+    whole = snapshot(operator, home, WREN, OTHER)
+    home.close()
+    return folder, whole
+
+
+@pytest.fixture
+def home(
+    story: tuple[Path, Snapshot], operator: redis.Redis, tmp_path: Path
+) -> Iterator[DeviceHome]:
+    """That device, as it was then, and its memory as it was."""
+    folder, whole = story
+    put_back(operator, whole)
+    shutil.copytree(folder, tmp_path / "home")
+    home = DeviceHome(tmp_path / "home")
     yield home
     home.close()
 
@@ -74,9 +92,6 @@ def names(home: DeviceHome, persona: Persona) -> tuple[str, str]:
     """A thread's two keys in Redis."""
     thread = home.thread_keys(persona.handle).thread_id
     return f"{{t:{thread}}}:records", f"{{t:{thread}}}:turns"
-
-
-Snapshot = dict[str, bytes]
 
 
 def snapshot(operator: redis.Redis, home: DeviceHome, *personas: Persona) -> Snapshot:
