@@ -13,6 +13,7 @@ from runtime.errors import SetupError
 
 # Streams get their own grace from their owners; what is left after it is cut.
 _SHUTDOWN_S = 0.5
+_CANCEL_S = 0.3
 
 
 @contextlib.asynccontextmanager
@@ -47,3 +48,14 @@ async def until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) ->
     waiting.cancel()
     for task in done - {waiting}:
         task.result()
+
+
+async def cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel background tasks and wait for their end, but not for long.
+
+    redis-py now and then swallows a cancellation that meets it in a read; the process is ending,
+    and what such a task would still do must not hold that up.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_CANCEL_S)

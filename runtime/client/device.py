@@ -53,6 +53,7 @@ _RETRYABLE = frozenset(
         "answered_elsewhere",
         "edge_away",
         "enclave_away",
+        "key_expired",
         "memory_unavailable",
         "overloaded",
         "stopping",

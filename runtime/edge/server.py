@@ -26,7 +26,7 @@ from runtime.edge.receipts import ReceiptDesk
 from runtime.edge.session import Session
 from runtime.edge.upstream import RelayLink
 from runtime.redis_client import connect_redis, hash_fields
-from runtime.serving import port_error, until_stopped
+from runtime.serving import cancelled, port_error, until_stopped
 from runtime.streams import ENCLAVES_SET, enclave_key
 from runtime.telemetry import EdgeMetrics, serve_metrics
 from runtime.wire import (
@@ -241,8 +241,7 @@ async def serve(config: EdgeConfig, stop: asyncio.Event) -> None:
             server.close()
             await server.wait_closed()
         finally:
-            tail.cancel()
-            await asyncio.gather(tail, return_exceptions=True)
+            await cancelled([tail])
             edge.close()
             await relay.close()
 

@@ -259,11 +259,15 @@ class Gateway:
                 f"this enclave's {persona.handle} is not the version that you asked for; "
                 "update Sottovoce on this device, or choose another enclave",
             )
+        try:
+            identity = self._identities.identity(opened.key_id)
+        except KeyError:  # in the moment between opening the request and this line
+            raise ApiError(400, "key_expired", "seal it to this enclave's newer key") from None
         call = TurnCall(
             request=turn,
             keys=ThreadKeys(turn.thread_key),
             persona=persona,
-            identity=self._identities.identity(opened.key_id),
+            identity=identity,
             key_id=opened.key_id,
             request_salt=opened.request_salt,
             response_salt=opened.response_salt,

@@ -21,7 +21,7 @@ from runtime.enclave.identity import IdentityKeeper, load_platform
 from runtime.enclave.outbox import Outbox
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
-from runtime.serving import bound_site, until_stopped
+from runtime.serving import bound_site, cancelled, until_stopped
 from runtime.telemetry import EnclaveMetrics, serve_metrics
 from transport import media
 from transport.errors import LinkClosedError
@@ -179,6 +179,4 @@ async def serve(config: EnclaveConfig, stop: asyncio.Event) -> None:
                 if left := await outbox.drain(_RECEIPT_GRACE_S):
                     log.warning("%d receipts were not handed over; resend those turns", left)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancelled(tasks)
