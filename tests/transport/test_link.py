@@ -20,6 +20,8 @@ from transport.mux import INITIAL_WINDOW
 from transport.mux_frames import FrameType, ResetCode, encode_frame
 from transport.relay.link import SUBPROTOCOL, Link, Stream, server_websocket
 
+pytestmark = pytest.mark.integration
+
 
 class Server:
     """A server of links that can drop them."""

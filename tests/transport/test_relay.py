@@ -25,6 +25,8 @@ from transport.mux_frames import ResetCode
 from transport.ohttp import encapsulate
 from transport.relay.config import RelayConfig
 
+pytestmark = pytest.mark.integration
+
 CHUNKED = {"Content-Type": media.OHTTP_CHUNKED_REQUEST}
 
 
