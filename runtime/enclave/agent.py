@@ -181,32 +181,18 @@ class Agent:
             self._fail(turn, error.code, str(error), thread, receipt_id)
             return
         cancelled = reply.finish is FinishReason.CANCELLED
-        outcome = Outcome.CANCELLED if cancelled else Outcome.COMPLETED
         record = Turn(
             turn_id=call.turn_id,
             time=int(time.time()),
             message=call.request.message,
             reply=reply.text,
-            outcome=outcome.value,
+            outcome=(Outcome.CANCELLED if cancelled else Outcome.COMPLETED).value,
             receipt_id=receipt_id,
             receipt_digest=await self._previous_receipt(call.keys, thread),
         )
         place = await self._append(call, thread.position, record)
-        turn.emit(
-            {
-                "type": f"response.{outcome.value}",
-                "turn_id": call.request.turn_id,
-                "receipt_id": receipt_id.hex(),
-                "position": str(place.after),
-                "finish_reason": reply.finish.value,
-                "usage": {
-                    "prompt_tokens": prompt.tokens,
-                    "completion_tokens": reply.tokens,
-                    "remembered_turns": prompt.remembered,
-                },
-            }
-        )
-        self._metrics.turns.labels(self._engine.name, outcome.value).inc()
+        turn.emit(_ended(place, prompt, reply))
+        self._metrics.turns.labels(self._engine.name, record.outcome).inc()
         self._prove(call, place, sampling)
 
     async def _previous_receipt(self, keys: ThreadKeys, thread: Thread) -> bytes | None:
@@ -343,6 +329,22 @@ class Agent:
             epoch=identity.claims.epoch,
         )
         self._outbox.put(ReceiptJob(receipt, identity.receipt_key, call.keys, again))
+
+
+def _ended(place: Answered, prompt: Prompt, reply: _Reply) -> dict[str, Any]:
+    """The last event of a turn that is in memory now."""
+    return {
+        "type": f"response.{place.turn.outcome}",
+        "turn_id": place.turn.turn_id.hex(),
+        "receipt_id": place.turn.receipt_id.hex(),
+        "position": str(place.after),
+        "finish_reason": reply.finish.value,
+        "usage": {
+            "prompt_tokens": prompt.tokens,
+            "completion_tokens": reply.tokens,
+            "remembered_turns": prompt.remembered,
+        },
+    }
 
 
 def _position(text: str | None) -> Position | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 RELEASE_PACKAGES = ("runtime", "transport", "proofs", "memory", "personas")
 # A client refuses a key configuration that is not in the log, so the enclave waits for it.
 _INCLUSION_POLL_S = 0.05
+_ASK_AGAIN_S = 30.0
 ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 20
 
@@ -147,8 +149,13 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _log(self, bundle: bytes) -> str:
         identifier = hashlib.sha256(bundle).hexdigest()
-        await append_leaf(self._redis, identifier, bundle_entry(bundle), None)
+        asked_at = -math.inf
         while True:
+            # Again after a while: a Redis that failed over may have lost the entry, and the log
+            # takes each entry once.
+            if time.monotonic() - asked_at > _ASK_AGAIN_S:
+                await append_leaf(self._redis, identifier, bundle_entry(bundle), None)
+                asked_at = time.monotonic()
             try:
                 (proof,) = await hash_fields(self._redis, receipt_key(identifier), "proof")
             except (redis.exceptions.RedisError, OSError):

@@ -151,8 +151,7 @@ class VllmEngine:
         cache_salt: str,
     ) -> AsyncGenerator[Delta, None]:
         """See `Engine.stream`."""
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
+        from vllm import TokensPrompt
 
         if self._llm is None:
             raise EngineError("vLLM is not running; restart the enclave")
@@ -163,14 +162,7 @@ class VllmEngine:
                 f"{self.context_tokens}; shorten the persona or the message",
                 code="prompt_too_long",
             )
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=min(sampling.max_tokens, self.context_tokens - len(prompt)),
-            seed=sampling.seed,
-            stop=list(sampling.stop),
-            output_kind=RequestOutputKind.DELTA,
-        )
+        parameters = _parameters(sampling, self.context_tokens - len(prompt))
         self._running.add(request_id)
         try:
             outputs = self._llm.generate(
@@ -206,6 +198,20 @@ class VllmEngine:
     def queued(self) -> int:
         """Requests that vLLM holds and has not finished."""
         return len(self._running)
+
+
+def _parameters(sampling: Sampling, room: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=min(sampling.max_tokens, room),
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        output_kind=RequestOutputKind.DELTA,
+    )
 
 
 def _digest_folder(source: str) -> dict[str, str]:
