@@ -52,7 +52,12 @@ _MAX_EVENT_BYTES = 4 * 1024 * 1024
 # Sealed bytes that wait to be opened: more than any reply, less than what hurts a device.
 _MAX_AHEAD_BYTES = 4 * 1024 * 1024
 # What an edge says of a failed stream; any other word could pose as an enclave's.
-_STREAM_ERRORS = frozenset({"relay_away", "gateway_refused", "stream_lost"})
+_STREAM_ERRORS = frozenset(
+    {
+        *("relay_away", "gateway_refused", "stream_lost", "rate_limited", "request_timeout"),
+        *("request_too_large", "bad_offset", "stream_reused", "too_many_streams"),
+    }
+)
 _MAX_SHOWN = 200
 
 

@@ -132,10 +132,12 @@ class Session:
     async def open_stream(self, stream_id: int, gateway: str) -> None:
         """Open a stream to a gateway through the relay."""
         if stream_id <= self._last_id:
-            raise WireError("stream ids rise within a session", code="stream_reused")
-        if len(self._streams) >= MAX_STREAMS:
-            raise WireError(f"a session has at most {MAX_STREAMS} streams", code="too_many_streams")
+            self._fail(stream_id, "stream_reused", "stream ids rise within a session")
+            return
         self._last_id = stream_id
+        if len(self._streams) >= MAX_STREAMS:
+            self._fail(stream_id, "too_many_streams", f"at most {MAX_STREAMS} streams at once")
+            return
         loop = asyncio.get_running_loop()
         if not self._take_token(loop.time()):
             self._fail(stream_id, "rate_limited", "too many turns at once; send it again later")

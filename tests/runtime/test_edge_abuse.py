@@ -150,12 +150,12 @@ async def test_an_error_names_the_event_that_it_is_about(system: System) -> None
     """A device with several requests under way knows which of them was refused."""
     socket, _ = await session(system)
     for stream in (2, 1):  # ids must rise
-        name = f"event-{stream}"
-        await send(
-            socket, type="response.create", stream=stream, gateway="enclave-0", event_id=name
-        )
+        await send(socket, type="response.create", stream=stream, gateway="enclave-0")
+    failed = await receive(socket, "stream.failed")
+    assert (failed["stream"], failed["error"]["code"]) == (1, "stream_reused")
+    await send(socket, type="session.resume", token="t" * 32, received={}, event_id="late")
     error = (await receive(socket, "error"))["error"]
-    assert (error["code"], error["event_id"]) == ("stream_reused", "event-1")
+    assert (error["code"], error["event_id"]) == ("invalid_event", "late")
     await socket.close()
 
 
