@@ -132,21 +132,25 @@ class Session:
     async def open_stream(self, stream_id: int, gateway: str) -> None:
         """Open a stream to a gateway through the relay."""
         if stream_id <= self._last_id:
-            self._fail(stream_id, "stream_reused", "stream ids rise within a session")
+            self.push(_failed(stream_id, "stream_reused", "stream ids rise within a session"))
             return
         self._last_id = stream_id
         if len(self._streams) >= MAX_STREAMS:
-            self._fail(stream_id, "too_many_streams", f"at most {MAX_STREAMS} streams at once")
+            self.push(
+                _failed(stream_id, "too_many_streams", f"at most {MAX_STREAMS} streams at once")
+            )
             return
         loop = asyncio.get_running_loop()
         if not self._take_token(loop.time()):
-            self._fail(stream_id, "rate_limited", "too many turns at once; send it again later")
+            self.push(
+                _failed(stream_id, "rate_limited", "too many turns at once; send it again later")
+            )
             return
         try:
             link = await self._relay.get()
             upstream = link.open(gateway, media.OHTTP_CHUNKED_REQUEST)
         except (TransportError, LimitError) as error:
-            self._fail(stream_id, "relay_away", str(error))
+            self.push(_failed(stream_id, "relay_away", str(error)))
             return
         stream = _SealedStream(stream_id, upstream, loop.time())
         self._streams[stream_id] = stream
@@ -295,12 +299,8 @@ class Session:
             self._fail(stream.stream_id, "stream_lost", "the way to the enclave broke; send again")
 
     def _fail(self, stream_id: int, code: str, message: str, *, status: int | None = None) -> None:
-        event: dict[str, Any] = {"type": "stream.failed", "stream": stream_id}
-        event["error"] = {"type": "transport_error", "code": code, "message": message}
-        if status is not None:
-            event["status"] = status
         # Never refused for want of room: there is at most one for each stream that was opened.
-        self._events.append(event)
+        self._events.append(_failed(stream_id, code, message, status=status))
         self._wake.set()
 
     def _drop(self, stream: _SealedStream, outcome: str) -> None:
@@ -313,3 +313,13 @@ class Session:
             stream.deadline.cancel()
         if stream.task is not None and stream.task is not asyncio.current_task():
             stream.task.cancel()
+
+
+def _failed(
+    stream_id: int, code: str, message: str, *, status: int | None = None
+) -> dict[str, Any]:
+    event: dict[str, Any] = {"type": "stream.failed", "stream": stream_id}
+    event["error"] = {"type": "transport_error", "code": code, "message": message}
+    if status is not None:
+        event["status"] = status
+    return event

@@ -9,11 +9,16 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from runtime.wire import SUBPROTOCOL, Frame
+from runtime.edge.session import Session
+from runtime.edge.upstream import RelayLink
+from runtime.telemetry import EdgeMetrics
+from runtime.wire import SUBPROTOCOL, Frame, WireError
 from tests.e2e.system import System
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -157,6 +162,17 @@ async def test_an_error_names_the_event_that_it_is_about(system: System) -> None
     error = (await receive(socket, "error"))["error"]
     assert (error["code"], error["event_id"]) == ("invalid_event", "late")
     await socket.close()
+
+
+async def test_refusals_do_not_pile_up_for_a_client_that_does_not_read() -> None:
+    """Each event is refused and no answer is read: the session says that it is full."""
+    async with aiohttp.ClientSession() as http:
+        relay = RelayLink(http, "http://127.0.0.1:1")
+        full = Session(relay, EdgeMetrics(CollectorRegistry()))
+        with pytest.raises(WireError) as caught:
+            for _ in range(100_000):
+                await full.open_stream(0, "enclave-0")
+        assert caught.value.code == "slow"
 
 
 async def test_an_unknown_gateway_is_refused(system: System) -> None:
