@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,23 +113,23 @@ async def up(options: UpOptions) -> AsyncIterator[Running]:
         SetupError: A port, folder, binary or model is not as it must be; says what to do.
     """
     _prepare_folders(options.data)
-    lock = _lock_folder(options.data)
-    _check_ports(range(options.port, options.port + 4))
-    _check_ports(range(options.port + 1000, options.port + 1004))
-    root = _development_root(options.data / "tee" / "root.pem")
-    supervisor = Supervisor(options.data / "logs")
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+    timeout = aiohttp.ClientTimeout(total=2)
+    with _locked(options.data):
+        _check_ports(range(options.port, options.port + 4))
+        _check_ports(range(options.port + 1000, options.port + 1004))
+        root = _development_root(options.data / "tee" / "root.pem")
+        supervisor = Supervisor(options.data / "logs")
         try:
             urls = await _start_valkey(options, supervisor)
-            roles = _roles(options, urls, http)
-            for child in roles:
-                await supervisor.start(child)
-            await supervisor.wait_healthy(roles, _READY_TIMEOUT_S[options.engine.kind])
+            async with aiohttp.ClientSession(timeout=timeout) as http:
+                roles = _roles(options, urls, http)
+                for child in roles:
+                    await supervisor.start(child)
+                await supervisor.wait_healthy(roles, _READY_TIMEOUT_S[options.engine.kind])
             _write_policy(options, root)
             yield Running(options, supervisor)
         finally:
             await supervisor.stop(_WAVES)
-            os.close(lock)
 
 
 async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str, str]:
@@ -226,19 +226,22 @@ def _prepare_folders(data: Path) -> None:
         ) from None
 
 
-def _lock_folder(data: Path) -> int:
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
     """Two systems on one data folder would ruin its log and its Valkey; the second is refused."""
     lock = os.open(data / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SetupError(
+                f"another Sottovoce uses the data folder {data}; stop it, or choose another with "
+                "--data, or `make run DATA=FOLDER`",
+                code="folder_in_use",
+            ) from None
+        yield
+    finally:
         os.close(lock)
-        raise SetupError(
-            f"another Sottovoce uses the data folder {data}; stop it, or choose another with "
-            "--data, or `make run DATA=FOLDER`",
-            code="folder_in_use",
-        ) from None
-    return lock
 
 
 def _check_ports(ports: range) -> None:

@@ -162,7 +162,6 @@ class Connection:
         # The socket that has said `session.created`, and whether a resume on it is unanswered.
         self._greeted: ClientConnection | None = None
         self._resuming = False
-        self.reconnects = 0
 
     async def __aenter__(self) -> Self:
         socket = await self._open()
@@ -274,7 +273,6 @@ class Connection:
                     await asyncio.sleep(backoff)
                     backoff = min(backoff * 2, _MOST_BACKOFF_S)
                     continue
-                self.reconnects += 1
             backoff = _FIRST_BACKOFF_S
             keepalive = asyncio.create_task(self._keepalive(socket))
             try:

@@ -26,11 +26,6 @@ class RelayLink:
         self._link: Link | None = None
         self._connecting: asyncio.Task[Link] | None = None
 
-    @property
-    def connected(self) -> bool:
-        """Whether a link is up now."""
-        return self._link is not None and not self._link.closed
-
     async def get(self) -> Link:
         """The link; raises LinkClosedError where the relay stays away for some two seconds."""
         if self._link is not None and not self._link.closed:
