@@ -41,8 +41,10 @@ lock: $(VENV)/.dev ## Resolve the lock files anew
 	  --output-file requirements/base.lock pyproject.toml
 	$(BIN)/$(LOCK) --universal --generate-hashes --constraint requirements/all.tmp --extra dev \
 	  --output-file requirements/dev.lock pyproject.toml
-	grep -vE '^(nvidia-|cuda-|triton==|torch==)' requirements/all.tmp > requirements/vllm.lock
-	rm requirements/all.tmp
+	$(BIN)/$(LOCK) --constraint requirements/all.tmp --output-file requirements/vllm.tmp \
+	  pyproject.toml requirements/vllm.in
+	grep -vE '^(nvidia-|cuda-|triton==|torch==)' requirements/vllm.tmp > requirements/vllm.lock
+	rm requirements/all.tmp requirements/vllm.tmp
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
