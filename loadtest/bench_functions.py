@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyhpke
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +25,7 @@ from proofs.tlogproof import TlogProof
 from proofs.verify import verify_bundle, verify_disclosure
 from runtime.errors import SottoError
 from transport.gateway import ChunkedRequestOpener, decapsulate
+from transport.hpke import KEM_ML_KEM_768, KEM_P256_HKDF_SHA256, KEM_X_WING
 from transport.keyconfig import GatewayKey
 from transport.ohttp import ChunkedRequestSealer, encapsulate
 
@@ -34,25 +34,42 @@ _LOG_SIZE = 1000  # entries: an inclusion path of ten hashes
 
 
 def seal(effort: Effort) -> Iterator[Comparison]:
-    """Chunks against the bare AEAD, requests against bare HPKE."""
+    """Chunks against the bare AEAD, requests against bare HPKE, other KEMs against X25519."""
     key = GatewayKey.generate(1, os.urandom(32))
-    yield side_by_side(
-        f"seal and open a chunk of {_BYTES} bytes",
-        "AES-128-GCM",
-        _chunk(key),
-        _bare_chunk(),
-        effort,
-    )
+    for direction, chunk in (("response", _response_chunk), ("request", _request_chunk)):
+        yield side_by_side(
+            f"seal and open a {direction} chunk",
+            "AES-128-GCM",
+            chunk(key),
+            _bare_chunk(),
+            effort,
+        )
     yield side_by_side(
         f"encapsulate and decapsulate {_BYTES} bytes",
         "pyhpke's contexts",
-        lambda: decapsulate({1: key}, encapsulate(key.config, bytes(_BYTES))[0]),
+        _one_shot(key),
         _bare_contexts(),
         effort,
     )
+    for name, kem_id in (
+        ("X-Wing", KEM_X_WING),
+        ("ML-KEM-768", KEM_ML_KEM_768),
+        ("P-256", KEM_P256_HKDF_SHA256),
+    ):
+        yield side_by_side(
+            f"the same with {name}",
+            "X25519",
+            _one_shot(GatewayKey.generate(1, os.urandom(32), kem_id=kem_id)),
+            _one_shot(key),
+            effort,
+        )
 
 
-def _chunk(key: GatewayKey) -> Callable[[], object]:
+def _one_shot(key: GatewayKey) -> Callable[[], object]:
+    return lambda: decapsulate({1: key}, encapsulate(key.config, bytes(_BYTES))[0])
+
+
+def _response_chunk(key: GatewayKey) -> Callable[[], object]:
     """Both ends of one chunk of a response."""
     device, gateway = ChunkedRequestSealer(key.config), ChunkedRequestOpener({1: key})
     gateway.feed(device.seal(b"request", final=True))
@@ -60,6 +77,14 @@ def _chunk(key: GatewayKey) -> Callable[[], object]:
     sealer = gateway.response_sealer(os.urandom(gateway.nonce_length))
     opener, data = device.response_opener(), bytes(_BYTES)
     return lambda: opener.feed(sealer.seal(data))
+
+
+def _request_chunk(key: GatewayKey) -> Callable[[], object]:
+    """Both ends of one chunk of a request."""
+    device, gateway = ChunkedRequestSealer(key.config), ChunkedRequestOpener({1: key})
+    gateway.feed(device.seal(b"request"))
+    data = bytes(_BYTES)
+    return lambda: gateway.feed(device.seal(data))
 
 
 def _bare_chunk() -> Callable[[], object]:
@@ -70,7 +95,7 @@ def _bare_chunk() -> Callable[[], object]:
 
 def _bare_contexts() -> Callable[[], object]:
     """Sender and recipient contexts, and one message, of the suite that `encapsulate` takes."""
-    suite: Any = pyhpke.CipherSuite.new(
+    suite = pyhpke.CipherSuite.new(
         pyhpke.KEMId.DHKEM_X25519_HKDF_SHA256, pyhpke.KDFId.HKDF_SHA256, pyhpke.AEADId.AES128_GCM
     )
     pair, data = suite.kem.derive_key_pair(os.urandom(32)), bytes(_BYTES)

@@ -28,7 +28,7 @@ class DecryptionError(TransportError):
 
 
 class UnknownKeyError(TransportError):
-    """A key identifier or suite that this end does not hold: fetch the key configuration anew."""
+    """A key identifier, KEM or suite that this end lacks: fetch the key configuration anew."""
 
 
 class ReplayError(TransportError):

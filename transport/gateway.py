@@ -16,14 +16,13 @@ from transport.encapsulation import (
     REQUEST_LABEL,
     RESPONSE_LABEL,
     ChunkOpener,
+    ChunkSealer,
+    Exchange,
     RequestHeader,
-    application_export,
-    check_nonce,
-    response_aead,
-    seal_chunks,
+    check_whole,
 )
 from transport.errors import TruncatedError, UnknownKeyError, UsageError
-from transport.hpke import RecipientContext, ResponseAead
+from transport.hpke import Opener, Sealer
 from transport.keyconfig import GatewayKey
 
 KeyRing = Mapping[int, GatewayKey]
@@ -42,24 +41,11 @@ def _find_key(keys: KeyRing, header: RequestHeader) -> GatewayKey:
     return key
 
 
-class _Recipient:
-    """A request's header, encapsulated key and HPKE context."""
-
-    __slots__ = ("context", "enc", "header")
-
-    def __init__(self, key: GatewayKey, header: RequestHeader, enc: bytes, label: bytes) -> None:
-        self.header = header
-        self.enc = enc
-        self.context: RecipientContext = key.private_key.recipient(
-            header.suite, enc, header.info(label)
-        )
-
-    def nonce_length(self) -> int:
-        return hpke.aead(self.header.suite).entropy_length
-
-    def response_aead(self, label: bytes, nonce: bytes) -> ResponseAead:
-        check_nonce(self.header.suite, nonce)
-        return response_aead(self.context, label, self.header.suite, self.enc, nonce)
+def _set_up(
+    key: GatewayKey, header: RequestHeader, enc: bytes, label: bytes
+) -> tuple[Exchange, Opener]:
+    opener, exporter = key.private_key.recipient(header.suite, enc, header.info(label))
+    return Exchange(header, enc, exporter), opener
 
 
 def decapsulate(keys: KeyRing, data: bytes) -> tuple[bytes, ResponseSealer]:
@@ -72,123 +58,98 @@ def decapsulate(keys: KeyRing, data: bytes) -> tuple[bytes, ResponseSealer]:
         TruncatedError: The message ends inside header, encapsulated key or tag.
         UnknownKeyError: This gateway does not hold the key or suite.
         DecryptionError: The message does not open.
+        LimitError: The message is over `DEFAULT_LIMIT` bytes.
     """
+    check_whole(len(data))
     header = RequestHeader.decode(data)
     key = _find_key(keys, header)
     enc_end = HEADER_LENGTH + hpke.kem(header.kem_id).enc_length
     if len(data) < enc_end + hpke.TAG_LENGTH:
-        raise TruncatedError("the encapsulated request ends inside its key or tag")
-    recipient = _Recipient(key, header, bytes(data[HEADER_LENGTH:enc_end]), REQUEST_LABEL)
-    return recipient.context.open(bytes(data[enc_end:]), b""), ResponseSealer(recipient)
+        raise TruncatedError("the encapsulated request ends inside its key or tag; send it again")
+    exchange, opener = _set_up(key, header, bytes(data[HEADER_LENGTH:enc_end]), REQUEST_LABEL)
+    return opener.open(bytes(data[enc_end:]), b""), ResponseSealer(exchange)
 
 
 class ResponseSealer:
     """Seals the one response to a one-shot request, once."""
 
-    __slots__ = ("_recipient", "_used")
+    __slots__ = ("_exchange", "_used")
 
-    def __init__(self, recipient: _Recipient) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         """Made by `decapsulate` only."""
-        self._recipient = recipient
+        self._exchange = exchange
         self._used = False
 
     @property
     def key_id(self) -> int:
         """The identifier of the key that opened the request."""
-        return self._recipient.header.key_id
+        return self._exchange.header.key_id
 
     @property
     def enc(self) -> bytes:
         """The encapsulated key, which names this exchange at both ends."""
-        return self._recipient.enc
+        return self._exchange.enc
 
     @property
     def nonce_length(self) -> int:
         """Random bytes that `seal` wants as its nonce."""
-        return self._recipient.nonce_length()
+        return self._exchange.nonce_length
 
     def export(self, label: bytes, length: int) -> bytes:
-        """See `transport.encapsulation.application_export`."""
-        return application_export(self._recipient.context, label, length)
+        """See `transport.encapsulation.Exchange.export`."""
+        return self._exchange.export(label, length)
 
     def seal(self, response: bytes, nonce: bytes) -> bytes:
         """Seal a whole Binary HTTP response under `nonce_length` fresh random bytes.
 
         Raises:
             UsageError: Called twice, or the nonce has the wrong length.
+            LimitError: The response is over `DEFAULT_LIMIT` bytes.
         """
+        check_whole(len(response))
         if self._used:
             raise UsageError("this request is answered; each request has one response")
-        sealer = self._recipient.response_aead(RESPONSE_LABEL, nonce)
+        keys = self._exchange.response_key(RESPONSE_LABEL, nonce)
         self._used = True
-        return nonce + sealer.seal(0, response, b"")
+        return nonce + Sealer(*keys).seal(response, b"")
 
 
-class ChunkedRequestOpener:
-    """Opens a request as it comes (message/ohttp-chunked-req)."""
+class ChunkedRequestOpener(ChunkOpener):
+    """Opens a request as it comes (message/ohttp-chunked-req).
 
-    __slots__ = ("_chunks", "_header_bytes", "_keys", "_limit", "_recipient", "_sealer_taken")
+    `feed` raises `UnknownKeyError` as soon as the seven bytes of a header are here that name a
+    key, KEM or suite which this gateway does not hold.
+    """
+
+    __slots__ = ("_exchange", "_key", "_keys", "_sealer_taken")
 
     def __init__(self, keys: KeyRing, *, limit: int = DEFAULT_LIMIT) -> None:
         """Wait for one request under any of `keys`; `limit` bounds its plaintext in bytes."""
+        super().__init__(HEADER_LENGTH, limit)
         self._keys = keys
-        self._limit = limit
-        self._header_bytes = bytearray()
-        self._recipient: _Recipient | None = None
-        self._chunks: ChunkOpener | None = None
+        self._key: GatewayKey | None = None
+        self._exchange: Exchange | None = None
         self._sealer_taken = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes in any cut; return the plaintexts of the chunks that they complete.
+    def _begin(self, start: bytes) -> None:
+        header = RequestHeader.decode(start)
+        if self._key is None:
+            self._key = _find_key(self._keys, header)
+            self._missing = hpke.kem(header.kem_id).enc_length
+        else:
+            enc = start[HEADER_LENGTH:]
+            self._exchange, opener = _set_up(self._key, header, enc, CHUNKED_REQUEST_LABEL)
+            self._open = opener.open
 
-        Raises:
-            UnknownKeyError: This gateway does not hold the key or suite; raised as soon as the
-                seven header bytes are here.
-            DecryptionError, LimitError, UsageError: See `ChunkOpener.feed`.
-        """
-        if self._chunks is None:
-            data = self._feed_header(data)
-        return [] if self._chunks is None else self._chunks.feed(data)
-
-    def _feed_header(self, data: bytes) -> bytes:
-        """Gather header and encapsulated key; return what follows them."""
-        missing = HEADER_LENGTH - len(self._header_bytes)
-        if missing > 0:
-            self._header_bytes += data[:missing]
-            data = data[missing:]
-            if len(self._header_bytes) < HEADER_LENGTH:
-                return b""
-        header = RequestHeader.decode(self._header_bytes)
-        key = _find_key(self._keys, header)
-        end = HEADER_LENGTH + hpke.kem(header.kem_id).enc_length
-        missing = end - len(self._header_bytes)
-        self._header_bytes += data[:missing]
-        if len(self._header_bytes) == end:
-            enc = bytes(self._header_bytes[HEADER_LENGTH:])
-            self._recipient = _Recipient(key, header, enc, CHUNKED_REQUEST_LABEL)
-            self._chunks = ChunkOpener(self._recipient.context.open, self._limit)
-        return data[missing:]
-
-    def finish(self) -> bytes:
-        """The outer stream has ended: open the final chunk; its plaintext may be empty.
-
-        Raises:
-            TruncatedError: The request is incomplete.
-            DecryptionError: The final chunk does not open.
-        """
-        if self._chunks is None:
-            raise TruncatedError("the request ended inside its header; send it again")
-        return self._chunks.finish()
-
-    def _opened(self) -> _Recipient:
-        if self._recipient is None:
+    def _opened(self) -> Exchange:
+        if self._exchange is None:
             raise UsageError("the request's header has not arrived; feed more first")
-        return self._recipient
+        return self._exchange
 
     @property
     def header_open(self) -> bool:
         """Whether the header and encapsulated key are here, so that the rest can be asked for."""
-        return self._recipient is not None
+        return self._exchange is not None
 
     @property
     def key_id(self) -> int:
@@ -203,15 +164,15 @@ class ChunkedRequestOpener:
     @property
     def nonce_length(self) -> int:
         """Random bytes that `response_sealer` wants; `UsageError` before the header."""
-        return self._opened().nonce_length()
+        return self._opened().nonce_length
 
     def export(self, label: bytes, length: int) -> bytes:
-        """See `transport.encapsulation.application_export`; `UsageError` before the header.
+        """See `transport.encapsulation.Exchange.export`; `UsageError` before the header.
 
         The secret means something only after a chunk has opened: until then anyone could have
         written the header.
         """
-        return application_export(self._opened().context, label, length)
+        return self._opened().export(label, length)
 
     def response_sealer(self, nonce: bytes) -> ChunkedResponseSealer:
         """What seals this exchange's response, once, under `nonce_length` fresh random bytes.
@@ -221,39 +182,16 @@ class ChunkedRequestOpener:
         """
         if self._sealer_taken:
             raise UsageError("the response sealer was taken before; each request has one response")
-        aead = self._opened().response_aead(CHUNKED_RESPONSE_LABEL, nonce)
+        keys = self._opened().response_key(CHUNKED_RESPONSE_LABEL, nonce)
         self._sealer_taken = True
-        return ChunkedResponseSealer(aead, nonce)
+        return ChunkedResponseSealer(Sealer(*keys).seal, nonce)
 
 
-class ChunkedResponseSealer:
-    """Seals a response chunk by chunk (message/ohttp-chunked-res)."""
+class ChunkedResponseSealer(ChunkSealer):
+    """Seals a response chunk by chunk (message/ohttp-chunked-res).
 
-    __slots__ = ("_aead", "_counter", "_ended", "_start")
+    Made by `ChunkedRequestOpener.response_sealer` only. The first output of `seal` starts with the
+    response nonce.
+    """
 
-    def __init__(self, aead: ResponseAead, nonce: bytes) -> None:
-        """Made by `ChunkedRequestOpener.response_sealer` only."""
-        self._aead = aead
-        self._start = nonce
-        self._counter = 0
-        self._ended = False
-
-    def _seal_next(self, chunk: bytes, aad: bytes) -> bytes:
-        sealed = self._aead.seal(self._counter, chunk, aad)
-        self._counter += 1
-        return sealed
-
-    def seal(self, data: bytes, *, final: bool = False) -> bytes:
-        """Seal the next part; the first output starts with the response nonce.
-
-        Data over 16384 bytes become several chunks.
-
-        Raises:
-            UsageError: After the final chunk, or with nothing to send in a non-final one.
-        """
-        if self._ended:
-            raise UsageError("the response's final chunk is sealed; nothing can follow it")
-        chunks = seal_chunks(self._seal_next, data, final=final)
-        self._ended = final
-        start, self._start = self._start, b""
-        return start + chunks
+    __slots__ = ()

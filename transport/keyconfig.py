@@ -7,6 +7,7 @@ Key Config { key id (8), KEM id (16), public key (8 * Npk),
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transport import hpke
@@ -44,8 +45,18 @@ class KeyConfig:
                 f"a public key of KEM {self.kem_id:#06x} has "
                 f"{hpke.kem(self.kem_id).public_key_length} bytes, not {len(self.public_key)}"
             )
-        if not 1 <= len(self.suites) <= 0xFFFF // _SUITE.size:
-            raise UsageError("a key configuration names 1 to 16383 suites")
+        if not self.suites or self.encoded_length > 0xFFFF:
+            raise UsageError(
+                f"a key configuration of {len(self.suites)} suites cannot be listed; name one or "
+                "more, in 65535 bytes with the public key"
+            )
+        if any(not 0 <= number <= 0xFFFF for suite in self.suites for number in suite):
+            raise UsageError("a KDF or AEAD identifier does not fit two bytes")
+
+    @property
+    def encoded_length(self) -> int:
+        """Bytes of `encode`."""
+        return _PREFIX.size + len(self.public_key) + _LENGTH.size + _SUITE.size * len(self.suites)
 
     def encode(self) -> bytes:
         """The bytes of RFC 9458 section 3.1."""
@@ -65,8 +76,8 @@ class KeyConfig:
             if suite in SUITES:
                 return suite
         raise UnknownKeyError(
-            f"key configuration {self.key_id} names no suite that this client supports; "
-            "the gateway must offer HKDF-SHA256 with AES-128-GCM or ChaCha20-Poly1305"
+            f"key configuration {self.key_id} names no suite that this client supports; the "
+            "gateway must offer HKDF with AES-GCM or ChaCha20-Poly1305"
         )
 
 
@@ -132,6 +143,24 @@ def decode_key_config_list(data: bytes) -> tuple[KeyConfig, ...]:
     return tuple(configs)
 
 
+def choose_config(configs: Sequence[KeyConfig]) -> KeyConfig:
+    """The configuration with the strongest KEM: X-Wing, ML-KEM-768, X25519, then P-256.
+
+    One whose suites are all unknown here does not count; of two alike, the first is taken.
+
+    Raises:
+        UnknownKeyError: There is none that this end can seal to.
+    """
+    for kem_id in hpke.KEMS:
+        for config in configs:
+            if config.kem_id == kem_id and not set(SUITES).isdisjoint(config.suites):
+                return config
+    raise UnknownKeyError(
+        f"none of {len(configs)} key configurations has a KEM and suite that this end supports; "
+        "choose another gateway"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayKey:
     """A key configuration with its private key, which no representation shows."""
@@ -140,16 +169,23 @@ class GatewayKey:
     private_key: PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, key_id: int, seed: bytes) -> GatewayKey:
-        """Make a DHKEM(X25519, HKDF-SHA256) key from 32 or more secret random bytes.
+    def generate(
+        cls, key_id: int, seed: bytes, *, kem_id: int = KEM_X25519_HKDF_SHA256
+    ) -> GatewayKey:
+        """Make a key from 32 or more secret random bytes.
 
         Raises:
+            UnknownKeyError: The KEM is not supported.
             UsageError: The seed is too short or the identifier does not fit one byte.
         """
-        return cls.from_private_key(key_id, PrivateKey.derive(KEM_X25519_HKDF_SHA256, seed))
+        return cls.from_private_key(key_id, PrivateKey.derive(kem_id, seed))
 
     @classmethod
-    def from_private_key(cls, key_id: int, private_key: PrivateKey) -> GatewayKey:
-        """Offer an existing private key with every suite supported here."""
-        config = KeyConfig(key_id, private_key.kem_id, private_key.public_bytes, SUITES)
+    def from_private_key(
+        cls, key_id: int, private_key: PrivateKey, *, suites: tuple[SuiteId, ...] | None = None
+    ) -> GatewayKey:
+        """Offer an existing private key, with the suites that suit its KEM or with those given."""
+        if suites is None:
+            suites = hpke.kem(private_key.kem_id).offered
+        config = KeyConfig(key_id, private_key.kem_id, private_key.public_bytes, suites)
         return cls(config, private_key)

@@ -15,40 +15,30 @@ from transport.encapsulation import (
     REQUEST_LABEL,
     RESPONSE_LABEL,
     ChunkOpener,
+    ChunkSealer,
+    Exchange,
     RequestHeader,
-    application_export,
-    response_aead,
-    seal_chunks,
+    check_whole,
 )
 from transport.errors import TruncatedError, UsageError
-from transport.hpke import ResponseAead, SuiteId
+from transport.hpke import Opener, Sealer, SuiteId
 from transport.keyconfig import KeyConfig
 
 
-class _Sender:
-    """A request's header, encapsulated key and HPKE context."""
-
-    __slots__ = ("context", "enc", "header")
-
-    def __init__(
-        self, config: KeyConfig, suite: SuiteId | None, label: bytes, seed: bytes | None
-    ) -> None:
-        suite = suite or config.choose_suite()
-        if suite not in config.suites:
-            raise UsageError(f"key configuration {config.key_id} does not offer suite {suite}")
-        self.header = RequestHeader(config.key_id, config.kem_id, suite)
-        self.enc, self.context = hpke.setup_sender(
-            config.kem_id, config.public_key, suite, self.header.info(label), seed
+def _set_up(
+    config: KeyConfig, suite: SuiteId | None, label: bytes, seed: bytes | None
+) -> tuple[Exchange, Sealer]:
+    suite = suite or config.choose_suite()
+    if suite not in config.suites:
+        raise UsageError(
+            f"key configuration {config.key_id} does not offer suite {suite.kdf_id:#06x}/"
+            f"{suite.aead_id:#06x}; choose one of its own"
         )
-
-    def start(self) -> bytes:
-        return self.header.encode() + self.enc
-
-    def response_aead(self, label: bytes, nonce: bytes) -> ResponseAead:
-        return response_aead(self.context, label, self.header.suite, self.enc, nonce)
-
-    def nonce_length(self) -> int:
-        return hpke.aead(self.header.suite).entropy_length
+    header = RequestHeader(config.key_id, config.kem_id, suite)
+    enc, sealer, exporter = hpke.setup_sender(
+        config.kem_id, config.public_key, suite, header.info(label), seed
+    )
+    return Exchange(header, enc, exporter), sealer
 
 
 def encapsulate(
@@ -64,7 +54,7 @@ def encapsulate(
         config: The gateway's key configuration.
         request: The encoded request.
         suite: One of the configuration's suites; None takes the first supported.
-        ephemeral_seed: The ephemeral private key, for test vectors only.
+        ephemeral_seed: The ephemeral private key of a DHKEM, for test vectors only.
 
     Returns:
         The encapsulated request (message/ohttp-req) and what opens its response.
@@ -72,46 +62,54 @@ def encapsulate(
     Raises:
         UnknownKeyError, UsageError: No suite in common, or a suite that is not offered.
         MessageError: The configuration's public key is invalid.
+        LimitError: The request is over `DEFAULT_LIMIT` bytes.
     """
-    sender = _Sender(config, suite, REQUEST_LABEL, ephemeral_seed)
-    return sender.start() + sender.context.seal(request, b""), ResponseOpener(sender)
+    check_whole(len(request))
+    exchange, sealer = _set_up(config, suite, REQUEST_LABEL, ephemeral_seed)
+    start = exchange.header.encode() + exchange.enc
+    return start + sealer.seal(request, b""), ResponseOpener(exchange)
 
 
 class ResponseOpener:
     """Opens the one response to a one-shot request, once."""
 
-    __slots__ = ("_sender", "_used")
+    __slots__ = ("_exchange", "_used")
 
-    def __init__(self, sender: _Sender) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         """Made by `encapsulate` only."""
-        self._sender = sender
+        self._exchange = exchange
         self._used = False
 
     def export(self, label: bytes, length: int) -> bytes:
-        """See `transport.encapsulation.application_export`."""
-        return application_export(self._sender.context, label, length)
+        """See `transport.encapsulation.Exchange.export`."""
+        return self._exchange.export(label, length)
 
     def open(self, data: bytes) -> bytes:
         """Open a whole encapsulated response (RFC 9458 section 4.4).
 
         Raises:
             TruncatedError, DecryptionError: The response is cut, altered or not for this request.
+            LimitError: The response is over `DEFAULT_LIMIT` bytes.
             UsageError: Called twice.
         """
         if self._used:
             raise UsageError("this response was opened before; each request has one response")
         self._used = True
-        nonce_length = self._sender.nonce_length()
+        check_whole(len(data))
+        nonce_length = self._exchange.nonce_length
         if len(data) < nonce_length + hpke.TAG_LENGTH:
             raise TruncatedError("the encapsulated response ends inside its nonce or tag")
-        opener = self._sender.response_aead(RESPONSE_LABEL, data[:nonce_length])
-        return opener.open(0, data[nonce_length:], b"")
+        keys = self._exchange.response_key(RESPONSE_LABEL, data[:nonce_length])
+        return Opener(*keys).open(data[nonce_length:], b"")
 
 
-class ChunkedRequestSealer:
-    """Seals a request chunk by chunk (message/ohttp-chunked-req)."""
+class ChunkedRequestSealer(ChunkSealer):
+    """Seals a request chunk by chunk (message/ohttp-chunked-req).
 
-    __slots__ = ("_ended", "_opener_taken", "_sender", "_start")
+    The first output of `seal` starts with header and encapsulated key.
+    """
+
+    __slots__ = ("_exchange", "_opener_taken")
 
     def __init__(
         self,
@@ -121,93 +119,37 @@ class ChunkedRequestSealer:
         ephemeral_seed: bytes | None = None,
     ) -> None:
         """Set up one exchange; arguments and errors as for `encapsulate`."""
-        self._sender = _Sender(config, suite, CHUNKED_REQUEST_LABEL, ephemeral_seed)
-        self._start = self._sender.start()
-        self._ended = False
+        exchange, sealer = _set_up(config, suite, CHUNKED_REQUEST_LABEL, ephemeral_seed)
+        super().__init__(sealer.seal, exchange.header.encode() + exchange.enc)
+        self._exchange = exchange
         self._opener_taken = False
 
     @property
     def enc(self) -> bytes:
         """The encapsulated key, which names this exchange at both ends."""
-        return self._sender.enc
-
-    def seal(self, data: bytes, *, final: bool = False) -> bytes:
-        """Seal the next part; the first output starts with header and encapsulated key.
-
-        Data over 16384 bytes become several chunks.
-
-        Raises:
-            UsageError: After the final chunk, or with nothing to send in a non-final one.
-        """
-        if self._ended:
-            raise UsageError("the request's final chunk is sealed; start a new request")
-        chunks = seal_chunks(self._sender.context.seal, data, final=final)
-        self._ended = final
-        start, self._start = self._start, b""
-        return start + chunks
+        return self._exchange.enc
 
     def export(self, label: bytes, length: int) -> bytes:
-        """See `transport.encapsulation.application_export`."""
-        return application_export(self._sender.context, label, length)
+        """See `transport.encapsulation.Exchange.export`."""
+        return self._exchange.export(label, length)
 
     def response_opener(self, *, limit: int = DEFAULT_LIMIT) -> ChunkedResponseOpener:
         """What opens this exchange's response, once; `limit` bounds its plaintext in bytes."""
         if self._opener_taken:
             raise UsageError("the response opener was taken before; each request has one response")
         self._opener_taken = True
-        return ChunkedResponseOpener(self._sender, limit)
+        return ChunkedResponseOpener(self._exchange, limit)
 
 
-class ChunkedResponseOpener:
+class ChunkedResponseOpener(ChunkOpener):
     """Opens a response as it comes (message/ohttp-chunked-res)."""
 
-    __slots__ = ("_chunks", "_limit", "_nonce", "_sender")
+    __slots__ = ("_exchange",)
 
-    def __init__(self, sender: _Sender, limit: int) -> None:
+    def __init__(self, exchange: Exchange, limit: int) -> None:
         """Made by `ChunkedRequestSealer.response_opener` only."""
-        self._sender = sender
-        self._limit = limit
-        self._nonce = bytearray()
-        self._chunks: ChunkOpener | None = None
+        super().__init__(exchange.nonce_length, limit)
+        self._exchange = exchange
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes in any cut; return the plaintexts of the chunks that they complete.
-
-        Raises:
-            DecryptionError, LimitError, UsageError: See `ChunkOpener.feed`.
-        """
-        if self._chunks is None:
-            missing = self._sender.nonce_length() - len(self._nonce)
-            self._nonce += data[:missing]
-            data = data[missing:]
-            if len(self._nonce) < self._sender.nonce_length():
-                return []
-            aead = self._sender.response_aead(CHUNKED_RESPONSE_LABEL, bytes(self._nonce))
-            self._chunks = ChunkOpener(_CountedOpen(aead), self._limit)
-        return self._chunks.feed(data)
-
-    def finish(self) -> bytes:
-        """The outer stream has ended: open the final chunk; its plaintext may be empty.
-
-        Raises:
-            TruncatedError: The response is incomplete.
-            DecryptionError: The final chunk does not open.
-        """
-        if self._chunks is None:
-            raise TruncatedError("the response ended inside its nonce; ask again")
-        return self._chunks.finish()
-
-
-class _CountedOpen:
-    """Opens chunk after chunk under nonces that count up from zero."""
-
-    __slots__ = ("_aead", "_counter")
-
-    def __init__(self, aead: ResponseAead) -> None:
-        self._aead = aead
-        self._counter = 0
-
-    def __call__(self, sealed: bytes, aad: bytes) -> bytes:
-        plaintext = self._aead.open(self._counter, sealed, aad)
-        self._counter += 1
-        return plaintext
+    def _begin(self, start: bytes) -> None:
+        self._open = Opener(*self._exchange.response_key(CHUNKED_RESPONSE_LABEL, start)).open

@@ -10,6 +10,7 @@ from __future__ import annotations
 from transport.errors import UsageError
 
 MAX_VALUE = (1 << 62) - 1
+_SIZES = tuple((size, (1 << 8 * size - 2) - 1) for size in (1, 2, 4, 8))
 
 
 def encode(value: int) -> bytes:
@@ -33,8 +34,13 @@ def decode(data: bytes | bytearray, offset: int = 0) -> tuple[int, int] | None:
     """Decode one integer at `offset`: its value and the offset after it, or None if cut short."""
     if offset >= len(data):
         return None
-    size = 1 << (data[offset] >> 6)
+    first = data[offset]
+    if first < 0x40:
+        return first, offset + 1
+    size, mask = _SIZES[first >> 6]
     end = offset + size
     if end > len(data):
         return None
-    return int.from_bytes(data[offset:end], "big") & ((1 << (8 * size - 2)) - 1), end
+    if size == 2:  # nearly all lengths: chunks, header fields
+        return (first & 0x3F) << 8 | data[offset + 1], end
+    return int.from_bytes(data[offset:end], "big") & mask, end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from loadtest.bench import FULL, QUICK, as_json, as_table, main
 from loadtest.bench_functions import seal, verify
 from loadtest.bench_path import Measured, compare, path
+from loadtest.bench_relay import relay
 from loadtest.rounds import Comparison, Effort, Spread, side_by_side
 
 TINY = Effort(rounds=5, slice_s=0.0, streams=(1, 2), turns=2, tokens=3)
@@ -102,7 +104,7 @@ def test_five_rounds_at_least(effort: Effort) -> None:
     assert effort.rounds >= 5
 
 
-@pytest.mark.parametrize(("bench", "count"), [(seal, 2), (verify, 3)])
+@pytest.mark.parametrize(("bench", "count"), [(seal, 6), (verify, 3)])
 def test_functions_are_measured(bench: object, count: int) -> None:
     """What is compared works: a proof that does not hold would end the bench."""
     found = list(bench(TINY))  # type: ignore[operator]
@@ -122,6 +124,25 @@ async def test_the_path_is_measured() -> None:
         assert names[:2] == [f"first token p50, at {streams}", f"speed, at {streams}"]
         assert f"CPU of devices, at {streams}" in names
     assert all(min(one.ours.low, one.other.low) > 0 for one in found)
+
+
+@pytest.mark.integration
+async def test_the_relay_is_measured() -> None:
+    """Real processes: latency by link and by HTTP, CPU time and memory, all positive."""
+    async with asyncio.timeout(120):
+        found = [one async for one in relay(replace(TINY, rounds=1))]
+    names = [one.name for one in found]
+    assert len(set(names)) == len(names)
+    for name in (
+        "chunk p99, in step, at 2",
+        "chunk p99, one stalls, at 2",
+        "chunk p99, plain HTTP",
+    ):
+        assert [one for one in names if one.startswith(name)]
+    if sys.platform == "linux":
+        assert [one for one in names if one.startswith("CPU, in step")]
+        assert names[-1].startswith("memory of a stream")
+        assert all(min(one.ours.low, one.other.low) > 0 for one in found)
 
 
 def test_it_prints_json_and_writes_the_same_to_a_file(

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
+import dataclasses
+import itertools
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport import hpke
 from transport.errors import (
     MessageError,
     TransportError,
@@ -11,10 +18,18 @@ from transport.errors import (
     UnknownKeyError,
     UsageError,
 )
-from transport.hpke import PrivateKey, SuiteId
+from transport.hpke import (
+    KEM_ML_KEM_768,
+    KEM_P256_HKDF_SHA256,
+    KEM_X25519_HKDF_SHA256,
+    KEM_X_WING,
+    PrivateKey,
+    SuiteId,
+)
 from transport.keyconfig import (
     GatewayKey,
     KeyConfig,
+    choose_config,
     decode_key_config,
     decode_key_config_list,
     encode_key_config_list,
@@ -33,7 +48,8 @@ def test_rfc_9458_example() -> None:
     assert (config.key_id, config.kem_id) == (1, 0x0020)
     assert config.suites == (SuiteId(1, 1), SuiteId(1, 3))
     assert config.encode() == CONFIG
-    assert GatewayKey.from_private_key(1, PrivateKey(0x20, PRIVATE)).config == config
+    key = GatewayKey.from_private_key(1, PrivateKey(0x20, PRIVATE), suites=config.suites)
+    assert key.config == config
 
 
 def test_every_cut_and_tail_is_refused() -> None:
@@ -74,22 +90,63 @@ def test_list_is_refused_where_cut() -> None:
 
 def test_client_needs_a_common_suite() -> None:
     """A client takes the gateway's first suite that it knows, and says so if there is none."""
-    config = decode_key_config(CONFIG)
-    both = KeyConfig(1, 0x20, config.public_key, (SuiteId(3, 2), SuiteId(1, 3), SuiteId(1, 1)))
-    assert both.choose_suite() == SuiteId(1, 3)
+    public = decode_key_config(CONFIG).public_key
+    some = KeyConfig(1, 0x20, public, (SuiteId(0x11, 3), SuiteId(1, 3), SuiteId(1, 1)))
+    assert some.choose_suite() == SuiteId(1, 3)
     with pytest.raises(UnknownKeyError):
-        KeyConfig(1, 0x20, config.public_key, (SuiteId(3, 2),)).choose_suite()
+        KeyConfig(1, 0x20, public, (SuiteId(0x11, 3), SuiteId(1, 0xFFFF))).choose_suite()
+
+
+@pytest.mark.parametrize("kem_id", hpke.KEMS)
+def test_every_kem_has_its_configuration(kem_id: int) -> None:
+    """A key of each KEM is made, listed and read again, its suites ordered by its strength."""
+    key = GatewayKey.generate(7, bytes(range(32)), kem_id=kem_id)
+    encoded = key.config.encode()
+    assert decode_key_config(encoded) == key.config
+    assert len(encoded) == key.config.encoded_length
+    assert decode_key_config_list(encode_key_config_list((key.config,))) == (key.config,)
+    for cut in range(len(encoded)):
+        with pytest.raises(TruncatedError):
+            decode_key_config(encoded[:cut])
+    assert set(key.config.suites) == {SuiteId(1, 1), SuiteId(1, 2), SuiteId(1, 3)}
+    strong = kem_id in (KEM_X_WING, KEM_ML_KEM_768)
+    assert key.config.choose_suite() == (SuiteId(1, 2) if strong else SuiteId(1, 1))
+
+
+def test_the_strongest_kem_is_chosen() -> None:
+    """X-Wing before ML-KEM-768 before X25519 before P-256, wherever they stand in the list."""
+    order = [KEM_X_WING, KEM_ML_KEM_768, KEM_X25519_HKDF_SHA256, KEM_P256_HKDF_SHA256]
+    configs = [
+        GatewayKey.generate(number, bytes(32), kem_id=kem_id).config
+        for number, kem_id in enumerate(order)
+    ]
+    for listed in itertools.permutations(configs):
+        assert choose_config(listed) == configs[0]
+    for weakest in range(4):
+        assert choose_config(configs[weakest:][::-1]) == configs[weakest]
+    twin = dataclasses.replace(configs[0], key_id=9)
+    assert choose_config([twin, *configs]) == twin
+    foreign = dataclasses.replace(configs[0], suites=(SuiteId(0x11, 3),))
+    assert choose_config([foreign, *configs[1:]]) == configs[1]
+    for none in ([], [foreign]):
+        with pytest.raises(UnknownKeyError):
+            choose_config(none)
 
 
 def test_generated_keys_depend_on_the_seed_alone() -> None:
     """One seed gives one key; a short seed gives none."""
     seed = bytes(range(32))
-    assert GatewayKey.generate(1, seed).config == GatewayKey.generate(1, seed).config
-    assert GatewayKey.generate(1, seed).config != GatewayKey.generate(1, seed[::-1]).config
-    with pytest.raises(UsageError):
-        GatewayKey.generate(1, seed[:31])
+    for kem_id in hpke.KEMS:
+        one = GatewayKey.generate(1, seed, kem_id=kem_id).config
+        assert GatewayKey.generate(1, seed, kem_id=kem_id).config == one
+        assert GatewayKey.generate(1, seed[::-1], kem_id=kem_id).config != one
+        with pytest.raises(UsageError):
+            GatewayKey.generate(1, seed[:31], kem_id=kem_id)
+    assert GatewayKey.generate(1, seed).config.kem_id == KEM_X25519_HKDF_SHA256
     with pytest.raises(UsageError):
         GatewayKey.generate(256, seed)
+    with pytest.raises(UnknownKeyError):
+        GatewayKey.generate(1, seed, kem_id=0x50)
 
 
 def test_private_keys_do_not_show() -> None:
@@ -106,8 +163,31 @@ def test_impossible_configurations_cannot_be_made() -> None:
         (0x20, 31, (SuiteId(1, 1),)),
         (0xFFFF, 32, (SuiteId(1, 1),)),
         (0x20, 32, ()),
+        (0x20, 32, (SuiteId(1, 1),) * 16_384),
+        (0x20, 32, (SuiteId(1, 0x1_0000),)),
+        (0x20, 32, (SuiteId(-1, 1),)),
+        (0x20, 65, (SuiteId(1, 1),)),
+        (0x647A, 1184, (SuiteId(1, 1),)),
     ):
         with pytest.raises(TransportError):
             KeyConfig(1, kem_id, bytes(size), suites)
     with pytest.raises(UsageError):
         PrivateKey(0x20, bytes(31))
+
+
+@given(st.binary(max_size=60), st.integers(0, 80), st.integers(0, 20))
+def test_what_decodes_encodes_to_the_same(noise: bytes, place: int, drop: int) -> None:
+    """Random and mutated bytes give a configuration that encodes to them, or our errors."""
+    encoded_list = encode_key_config_list((decode_key_config(CONFIG),) * 2)
+    for whole in (CONFIG, encoded_list, b""):
+        data = whole[:place] + noise + whole[place + drop :]
+        with contextlib.suppress(TransportError):
+            assert decode_key_config(data).encode() == data
+        with contextlib.suppress(TransportError):
+            found = decode_key_config_list(data)
+            # Configurations with an unknown KEM are left out, so the answer may be shorter.
+            assert encode_key_config_list(found) == data or len(
+                encode_key_config_list(found)
+            ) < len(data)
+            with contextlib.suppress(TransportError):
+                choose_config(found)
