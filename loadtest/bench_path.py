@@ -63,7 +63,7 @@ async def path(effort: Effort) -> AsyncIterator[Comparison]:
     )
     pairs: dict[int, list[tuple[Measured, Measured]]] = {n: [] for n in effort.streams}
     with tempfile.TemporaryDirectory(prefix="sotto-bench-") as data:
-        async with up(UpOptions(Path(data), _free_ports(), pace)) as system:
+        async with up(UpOptions(Path(data), free_ports(), pace)) as system:
             for number in range(effort.rounds + 1):
                 for streams, found in pairs.items():
                     progress(f"the sealed path: round {number}, {streams} streams")
@@ -205,7 +205,7 @@ def _cpu_seconds(system: Running | None) -> dict[str, float]:
     return seconds
 
 
-def _free_ports() -> int:
+def free_ports() -> int:
     """A port with the others that a system takes, all free a moment ago."""
     while True:
         port = random.randrange(20_000, 30_000)

@@ -21,7 +21,7 @@ from runtime.errors import SetupError
 
 COLUMN = "Best Generated Conversation"
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-_DATA_FILE = Path("synthetic-persona-chat") / "valid.csv"
+DATA_FILE = Path("synthetic-persona-chat") / "valid.csv"
 # Some dialogues of the data set are bulleted: "* User 1: Hi".
 _SAID = re.compile(r"^[ \t]*\*?[ \t]*User 1:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
 
@@ -104,6 +104,6 @@ def find_dialogues(chosen: Path | None) -> Dialogues:
     if chosen is not None:
         return load_dialogues(chosen)
     folder = os.environ.get("SOTTO_DATA")
-    if folder and (path := Path(folder) / _DATA_FILE).is_file():
+    if folder and (path := Path(folder) / DATA_FILE).is_file():
         return load_dialogues(path)
     return BUILT_IN
