@@ -17,9 +17,15 @@ _CANCEL_S = 0.3
 
 
 @contextlib.asynccontextmanager
-async def bound_site(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+async def bound_site(
+    app: web.Application | web.Server, host: str, port: int
+) -> AsyncIterator[None]:
     """Serve `app` while the block runs; access is not logged, since it would hold addresses."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner: web.BaseRunner
+    if isinstance(app, web.Server):
+        runner = web.ServerRunner(app, shutdown_timeout=_SHUTDOWN_S)
+    else:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         try:

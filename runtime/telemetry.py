@@ -33,6 +33,12 @@ class EnclaveMetrics:
         self.turns = Counter(
             "sotto_turns", "Turns by outcome", ["engine", "outcome"], registry=registry
         )
+        self.completions = Counter(
+            "sotto_completions",
+            "Chat completions by outcome",
+            ["engine", "outcome"],
+            registry=registry,
+        )
         self.ttft = Histogram(
             "sotto_time_to_first_token_seconds",
             "From the opened request to the first text",

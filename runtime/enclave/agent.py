@@ -7,18 +7,11 @@ sealed memory before ``response.completed``, and the receipt comes after.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import logging
 import os
 import time
-import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 from weakref import WeakValueDictionary
-
-import orjson
 
 from memory.errors import ConflictError, MemoryStoreError
 from memory.keys import ThreadKeys
@@ -26,30 +19,21 @@ from memory.records import Turn
 from memory.store import ThreadStore
 from memory.thread import Answered, Position, Thread
 from personas.model import Persona
-from proofs.receipt import Outcome, Receipt, commitment
+from proofs.receipt import Outcome
 from runtime.enclave.api import ApiError, error_object
 from runtime.enclave.engines.base import Engine, EngineError, FinishReason, Sampling
+from runtime.enclave.generation import Generation, log_defect
 from runtime.enclave.outbox import Outbox, ReceiptJob
+from runtime.enclave.places import Places
 from runtime.enclave.prompt import Prompt, PromptTooLongError, build_prompt
 from runtime.enclave.turns import RunningTurn, TurnCall, TurnTable
 from runtime.telemetry import EnclaveMetrics
-
-log = logging.getLogger(__name__)
 
 # Most records read for one turn; the token budget then chooses among them.
 HISTORY_TURNS = 64
 # They are answered one after the other; a person sends few at once.
 MAX_TURNS_PER_THREAD = 4
 _APPEND_TRIES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What the engine said, why it ended, and its length in tokens."""
-
-    text: str
-    finish: FinishReason
-    tokens: int
 
 
 class Agent:
@@ -60,7 +44,7 @@ class Agent:
         store: Sealed memory.
         outbox: Where receipts go after the last token.
         metrics: Counters.
-        max_turns: Turns running at once; more are refused as `overloaded`.
+        places: How many replies may be in the making at once.
         debug: Put the built prompt into ``response.created``, sealed for the device. The
             attestation evidence of such an enclave says DEBUG.
     """
@@ -72,20 +56,17 @@ class Agent:
         outbox: Outbox,
         metrics: EnclaveMetrics,
         *,
-        max_turns: int,
+        places: Places,
         debug: bool = False,
     ) -> None:
         self._engine = engine
         self._store = store
         self._outbox = outbox
         self._metrics = metrics
-        self._ttft = metrics.ttft.labels(engine.name)
-        self._inter_token = metrics.inter_token.labels(engine.name)
-        self._max_turns = max_turns
+        self._places = places
         self._debug = debug
         self._table = TurnTable()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._closing = False
 
     def submit(self, call: TurnCall) -> RunningTurn:
         """Start a turn, or listen to the one that has this id.
@@ -95,21 +76,18 @@ class Agent:
         """
         if turn := self._table.get(call.keys, call.turn_id):
             return turn
-        if self._closing:
-            raise ApiError(503, "stopping", "this enclave is stopping; send the turn to another")
-        running = self._table.count()
-        # Every running turn may still leave a receipt, so their places are kept.
-        if running >= self._max_turns or not self._outbox.has_room(running + 1):
-            raise ApiError(503, "overloaded", "this enclave is full; try again in a moment")
         if self._table.count(call.keys) >= MAX_TURNS_PER_THREAD:
             raise ApiError(
                 429,
                 "too_many_turns",
                 f"{MAX_TURNS_PER_THREAD} turns of this thread are not answered yet; wait for one",
             )
-        turn = RunningTurn(call, request_id=os.urandom(12).hex(), started=time.perf_counter())
+        self._places.enter()
+        turn = RunningTurn(call, Generation(self._engine, self._metrics))
         self._table.add(turn)
         turn.task = asyncio.create_task(self._run(turn))
+        # Not in the task itself: one that is cancelled before its first step runs no line of it.
+        turn.task.add_done_callback(lambda _: self._places.leave())
         return turn
 
     async def cancel(self, keys: ThreadKeys, turn_id: bytes) -> bool:
@@ -117,13 +95,11 @@ class Agent:
         turn = self._table.get(keys, turn_id)
         if turn is None or turn.finished:
             return False
-        turn.cancelled = True
-        await self._engine.abort(turn.request_id)
+        await turn.generation.cancel()
         return True
 
     async def close(self, grace_s: float) -> None:
-        """Refuse new turns, let running ones end within the grace, then stop them."""
-        self._closing = True
+        """Let running turns end within the grace, then stop them; `Places` refuses new ones."""
         tasks = [turn.task for turn in self._table.running() if turn.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)
@@ -142,9 +118,7 @@ class Agent:
             self._fail(turn, "stopping", "the enclave stopped; send the same turn again", None)
             raise
         except Exception as error:
-            # The exception's own text may quote the conversation, so only its place is logged.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            log.error("turn failed: %s at\n%s", type(error).__name__, place)  # noqa: TRY400
+            log_defect("turn", error)
             self._fail(turn, "internal", "the enclave failed; its operator has the place", None)
         finally:
             # A failed turn changed nothing, so the same id may try again.
@@ -174,9 +148,18 @@ class Agent:
             return
         receipt_id = os.urandom(16)
         sampling = _sampling(call.persona, prompt)
-        turn.emit(self._created(turn, receipt_id, prompt))
+        shown: dict[str, Any] = {"notice": self._engine.notice} if self._engine.notice else {}
+        if self._debug:
+            shown["prompt"] = [asdict(message) for message in prompt.messages]
+        self._created(turn, receipt_id, **shown)
+        reply = turn.generation
         try:
-            reply = await self._generate(turn, prompt, sampling)
+            await reply.run(
+                prompt,
+                sampling,
+                call.keys.cache_salt,
+                lambda text: turn.emit({"type": "response.output_text.delta", "delta": text}),
+            )
         except EngineError as error:
             self._fail(turn, error.code, str(error), thread, receipt_id)
             return
@@ -200,45 +183,18 @@ class Agent:
             return None
         return await self._outbox.digest(keys, thread.turns[-1].receipt_id)
 
-    def _created(self, turn: RunningTurn, receipt_id: bytes, prompt: Prompt) -> dict[str, Any]:
-        event: dict[str, Any] = {
-            "type": "response.created",
-            "turn_id": turn.call.request.turn_id,
-            "receipt_id": receipt_id.hex(),
-            "engine": self._engine.name,
-            "model": self._engine.model,
-        }
-        if self._engine.notice:
-            event["notice"] = self._engine.notice
-        if self._debug:
-            event["prompt"] = [asdict(message) for message in prompt.messages]
-        return event
-
-    async def _generate(self, turn: RunningTurn, prompt: Prompt, sampling: Sampling) -> _Reply:
-        parts: list[str] = []
-        finish, tokens = FinishReason.STOP, 0
-        if turn.cancelled:  # while it waited for its thread or its memory
-            return _Reply("", FinishReason.CANCELLED, 0)
-        stream = self._engine.stream(
-            turn.request_id, prompt.messages, sampling, cache_salt=turn.call.keys.cache_salt
+    def _created(self, turn: RunningTurn, receipt_id: bytes, **more: Any) -> None:
+        """The first event of every turn that is answered."""
+        turn.emit(
+            {
+                "type": "response.created",
+                "turn_id": turn.call.request.turn_id,
+                "receipt_id": receipt_id.hex(),
+                "engine": self._engine.name,
+                "model": self._engine.model,
+                **more,
+            }
         )
-        last = turn.started
-        # Leaving early, however it comes about, ends the work inside the engine too.
-        async with contextlib.aclosing(stream):
-            async for delta in stream:
-                tokens += delta.tokens
-                finish = delta.finish or finish
-                if not delta.text:
-                    continue
-                now = time.perf_counter()
-                if parts:
-                    self._inter_token.observe((now - last) / max(1, delta.tokens))
-                else:
-                    self._ttft.observe(now - last)
-                last = now
-                parts.append(delta.text)
-                turn.emit({"type": "response.output_text.delta", "delta": delta.text})
-        return _Reply("".join(parts), finish, tokens)
 
     async def _append(self, call: TurnCall, position: Position, record: Turn) -> Answered:
         """Append where the thread ends now; another device's turn may have come between."""
@@ -255,21 +211,17 @@ class Agent:
     def _replay(self, turn: RunningTurn, place: Answered) -> None:
         """Answer a turn that is already in memory: the same reply, no second generation."""
         record = place.turn
-        ids = {
-            "turn_id": turn.call.request.turn_id,
-            "receipt_id": record.receipt_id.hex(),
-            "replayed": True,
-        }
+        self._created(turn, record.receipt_id, replayed=True)
+        turn.emit({"type": "response.output_text.delta", "delta": record.reply})
         turn.emit(
             {
-                "type": "response.created",
-                **ids,
-                "engine": self._engine.name,
-                "model": self._engine.model,
+                "type": f"response.{record.outcome}",
+                "turn_id": turn.call.request.turn_id,
+                "receipt_id": record.receipt_id.hex(),
+                "replayed": True,
+                "position": str(place.after),
             }
         )
-        turn.emit({"type": "response.output_text.delta", "delta": record.reply})
-        turn.emit({"type": f"response.{record.outcome}", **ids, "position": str(place.after)})
         # An enclave that died between answer and receipt left none: this one makes good for it.
         self._prove(turn.call, place, None, again=True)
 
@@ -309,29 +261,24 @@ class Agent:
         self, call: TurnCall, place: Answered, sampling: Sampling | None, *, again: bool = False
     ) -> None:
         """Queue the receipt; nothing here waits."""
-        identity, record = call.identity, place.turn
-        receipt = Receipt(
-            receipt_id=record.receipt_id,
-            enclave=identity.bundle_digest,
-            key_config_id=call.key_id,
+        record = place.turn
+        receipt = call.binding.receipt(
+            record.receipt_id,
             persona=bytes.fromhex(call.request.persona.digest),
-            model_manifest=identity.claims.model_manifest,
-            release=identity.claims.release,
-            request=commitment(call.request_salt, "request", record.message.encode()),
-            response=commitment(call.response_salt, "response", record.reply.encode()),
+            request=record.message.encode(),
+            response=record.reply,
+            sampling=sampling,
+            outcome=Outcome(record.outcome),
+            ended=record.time,
             head_before=place.before.head if place.before.length else None,
             head_after=place.after.head if place.after.length else None,
             turn_index=place.before.length,
             previous=record.receipt_digest,
-            sampling=sampling_digest(sampling),
-            outcome=Outcome(record.outcome),
-            time=record.time,
-            epoch=identity.claims.epoch,
         )
-        self._outbox.put(ReceiptJob(receipt, identity.receipt_key, call.keys, again))
+        self._outbox.put(ReceiptJob(receipt, call.binding.identity.receipt_key, call.keys, again))
 
 
-def _ended(place: Answered, prompt: Prompt, reply: _Reply) -> dict[str, Any]:
+def _ended(place: Answered, prompt: Prompt, reply: Generation) -> dict[str, Any]:
     """The last event of a turn that is in memory now."""
     return {
         "type": f"response.{place.turn.outcome}",
@@ -357,9 +304,3 @@ def _sampling(persona: Persona, prompt: Prompt) -> Sampling:
         top_p=persona.sampling.top_p,
         max_tokens=prompt.max_reply_tokens,
     )
-
-
-def sampling_digest(sampling: Sampling | None) -> bytes:
-    """SHA-256 of the sampling parameters as JSON with sorted keys; of ``null`` where none ran."""
-    value: Mapping[str, Any] | None = asdict(sampling) if sampling is not None else None
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()

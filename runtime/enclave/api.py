@@ -14,31 +14,52 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 MAX_MESSAGE_CHARACTERS = 16_384
 MAX_REQUEST_BYTES = 128 * 1024
+"""Of one Binary HTTP request, padding included."""
 
 TURNS_PATH = b"/v1/turns"
 CANCEL_PATH = b"/v1/turns/cancel"
+COMPLETIONS_PATH = b"/v1/chat/completions"
+MODELS_PATH = b"/v1/models"
+RECEIPTS_PATH = b"/v1/receipts"
 
-# Labels of the HPKE exporter; salts that only the two ends know (docs/receipts.md).
+PERSONA_DIGEST_HEADER = b"sotto-persona-digest"
+"""Field of a completion's request: answer as this version of the persona, or not at all."""
+RECEIPT_ID_HEADER = b"sotto-receipt-id"
+"""Field of a completion's response, whatever came of it."""
+COMPLETION_ID_PREFIX = "chatcmpl-"
+"""A completion's id is this and its receipt's id."""
+
+# Labels of the HPKE exporter; secrets that only the two ends know (docs/receipts.md).
 REQUEST_SALT_LABEL = b"sottovoce v1 request commitment salt"
 RESPONSE_SALT_LABEL = b"sottovoce v1 response commitment salt"
+COMPLETION_RECEIPT_LABEL = b"sottovoce v1 completion receipt key"
 SALT_BYTES = 32
 
 
 class ApiError(Exception):
-    """A request that the enclave refuses, told to the device inside the encapsulation."""
+    """A request that the enclave refuses, told to the device inside the encapsulation.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    Attributes:
+        status: Of the inner response.
+        code: Stable machine word.
+        param: The member of the request that is at fault, if it is one.
+    """
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.param = param
 
     def body(self) -> bytes:
         """JSON in the shape of OpenAI's errors."""
-        return orjson.dumps({"error": error_object(self.code, str(self))})
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": error})
 
 
 def error_object(code: str, message: str) -> dict[str, str]:
-    """The `error` member of events and bodies."""
+    """The `error` member of a turn's events."""
     return {"type": "sotto_error", "code": code, "message": message}
 
 

@@ -1,41 +1,49 @@
-"""The gateway resource: opens encapsulated requests, refuses replays, streams sealed answers.
+"""The gateway resource: opens encapsulated requests, refuses replays, seals answers.
 
 Works over one HTTP request (any standard OHTTP client, through any relay) and over one stream
-of the multiplexed link (our own relay) alike. Errors that a client must see before it can trust
-the encapsulation travel outside as problem details; all others travel inside (RFC 9458 §5.2).
+of the multiplexed link (our own relay) alike.
+
+What goes wrong before a request has come whole and opened to its end is told outside the
+encapsulation as problem details, all else inside (RFC 9458 section 5.2). The draft on chunks does
+not say what becomes of a request whose first chunks open and a later one does not. It is told
+outside as well: the encapsulation of such a request could not be removed, and one answer for every
+broken request tells nobody which of its chunks had opened.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
+import email.utils
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from memory.keys import ThreadKeys
-from personas.digest import persona_digest
-from personas.errors import PersonaError
-from personas.library import Library
-from runtime.enclave.agent import Agent
 from runtime.enclave.api import (
-    CANCEL_PATH,
     MAX_REQUEST_BYTES,
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
     SALT_BYTES,
-    TURNS_PATH,
     ApiError,
-    CancelRequest,
-    TurnRequest,
-    parse_body,
 )
-from runtime.enclave.identity import IdentityKeeper
-from runtime.enclave.turns import TurnCall
+from runtime.enclave.binding import Binding
+from runtime.enclave.generation import log_defect
+from runtime.enclave.receiving import (
+    BusyError,
+    Exchange,
+    Received,
+    Receiver,
+    SlowRequestError,
+    UnsupportedMediaTypeError,
+)
+from runtime.enclave.routes import Call, Reply, Routes, header, refusal
+from runtime.enclave.shaped import shaped
 from runtime.telemetry import EnclaveMetrics
 from transport import media
 from transport.bhttp import (
@@ -54,248 +62,238 @@ from transport.errors import (
     TransportError,
     UnknownKeyError,
 )
-from transport.gateway import (
-    ChunkedRequestOpener,
-    ChunkedResponseSealer,
-    ResponseSealer,
-    decapsulate,
-)
-from transport.replay import ReplayCache
-from transport.sse import encode_event
+from transport.gateway import ChunkedResponseSealer, ResponseSealer
+from transport.shaping import DEFAULT_SHAPING, SHAPING_HEADER, Shaping, padded_length
 
 log = logging.getLogger(__name__)
 
-DATE_WINDOW_S = 300
-REPLAY_CAPACITY = 1_000_000
-
-_JSON = ((b"content-type", b"application/json"),)
-_EVENTS = ((b"content-type", b"text/event-stream"),)
-
-
-class Exchange(Protocol):
-    """One request and its response, whatever carries them."""
-
-    @property
-    def content_type(self) -> str:
-        """Media type of the request."""
-        ...
-
-    async def receive(self) -> bytes | None:
-        """The next bytes of the request; None at its clean end."""
-        ...
-
-    async def send_head(self, status: int, content_type: str) -> None:
-        """Begin the response."""
-        ...
-
-    async def send(self, data: bytes, *, end: bool = False) -> None:
-        """Send bytes of the response at once."""
-        ...
+_BLANK = "about:blank"
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """An opened request and the secrets of its exchange."""
+class _Problem:
+    """A refusal outside the encapsulation: its reason in metrics, and its details (RFC 9457)."""
 
-    request: Request
-    key_id: int
-    request_salt: bytes
-    response_salt: bytes
+    reason: str
+    status: int
+    title: str
+    kind: str = _BLANK
 
 
-class _Reply:
-    """What a route answers: a status and JSON, or events as they come."""
-
-    def __init__(
-        self,
-        status: int,
-        body: bytes = b"",
-        events: AsyncIterator[list[dict[str, Any]]] | None = None,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.events = events
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """The content, in the pieces in which it comes to exist."""
-        if self.events is None:
-            yield self.body
-            return
-        async for batch in self.events:
-            # What is ready together shares one chunk; what comes first never waits.
-            yield b"".join(map(encode_event, batch))
+# The first that fits.
+_PROBLEMS: tuple[tuple[type[TransportError], _Problem], ...] = (
+    (
+        UnknownKeyError,
+        _Problem("unknown_key", 400, "fetch the key configuration anew", media.PROBLEM_OHTTP_KEY),
+    ),
+    (UnsupportedMediaTypeError, _Problem("media_type", 415, "this is an OHTTP gateway")),
+    (LimitError, _Problem("limit", 413, "the request is too large")),
+    (SlowRequestError, _Problem("slow", 408, "the request did not come whole in time")),
+    (BusyError, _Problem("busy", 503, "too many requests at once; try again in a moment")),
+    (TransportError, _Problem("malformed", 400, "the encapsulated request is malformed")),
+)
 
 
 class Gateway:
     """Answers exchanges.
 
     Args:
-        identities: Key ring and receipts' signers.
-        agent: Runs turns.
-        library: The personas that this enclave speaks as.
+        receiver: Receives and opens requests.
+        routes: Answers what was opened.
         metrics: Counters.
     """
 
-    def __init__(
-        self, identities: IdentityKeeper, agent: Agent, library: Library, metrics: EnclaveMetrics
-    ) -> None:
-        self._identities = identities
-        self._agent = agent
-        self._library = library
-        self._digests = {one.handle: persona_digest(one).hex() for one in library}
+    def __init__(self, receiver: Receiver, routes: Routes, metrics: EnclaveMetrics) -> None:
+        self._receiver = receiver
+        self._routes = routes
         self._metrics = metrics
-        self._replays = ReplayCache(DATE_WINDOW_S, REPLAY_CAPACITY)
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one exchange to its end; every refusal is answered, none is raised."""
         try:
-            if exchange.content_type == media.OHTTP_CHUNKED_REQUEST:
-                await self._chunked(exchange)
-            elif exchange.content_type == media.OHTTP_REQUEST:
-                await self._one_shot(exchange)
-            else:
-                await _problem(exchange, 415, "about:blank", "this is an OHTTP gateway")
-        except UnknownKeyError:
-            self._metrics.refused.labels("unknown_key").inc()
-            await _problem(
-                exchange, 400, media.PROBLEM_OHTTP_KEY, "fetch the key configuration anew"
-            )
-        except LimitError:
-            self._metrics.refused.labels("limit").inc()
-            await _problem(exchange, 413, "about:blank", "the request is too large")
+            received = await self._receiver.receive(exchange)
         except TransportError as error:
-            self._metrics.refused.labels("malformed").inc()
+            problem = next(one for kind, one in _PROBLEMS if isinstance(error, kind))
+            self._metrics.refused.labels(problem.reason).inc()
             log.info("refused: %s", type(error).__name__)
-            await _problem(exchange, 400, "about:blank", "the encapsulated request is malformed")
+            await _refuse_outside(exchange, problem)
+            return
+        await _while_read(exchange, self._answer(exchange, received))
 
-    async def _chunked(self, exchange: Exchange) -> None:
-        opener = ChunkedRequestOpener(self._identities, limit=MAX_REQUEST_BYTES)
-        plaintext = bytearray()
-        while (data := await exchange.receive()) is not None:
-            for chunk in opener.feed(data):
-                plaintext += chunk
-        plaintext += opener.finish()
-        sealer = opener.response_sealer(os.urandom(opener.nonce_length))
-        reply = await self._reply(bytes(plaintext), opener)
-        await _stream(exchange, reply, sealer)
-
-    async def _one_shot(self, exchange: Exchange) -> None:
-        body = bytearray()
-        while (data := await exchange.receive()) is not None:
-            body += data
-            if len(body) > MAX_REQUEST_BYTES:
-                raise LimitError("the request is too large")
-        plaintext, sealer = decapsulate(self._identities, bytes(body))
-        reply = await self._reply(plaintext, sealer)
-        content = b"".join([part async for part in reply.parts()])
-        headers = _JSON if reply.events is None else _EVENTS
-        response = encode_response(Response(reply.status, headers, content))
-        await exchange.send_head(200, media.OHTTP_RESPONSE)
-        await exchange.send(sealer.seal(response, os.urandom(sealer.nonce_length)), end=True)
-
-    async def _reply(
-        self, plaintext: bytes, opener: ChunkedRequestOpener | ResponseSealer
-    ) -> _Reply:
+    async def _answer(self, exchange: Exchange, received: Received) -> None:
+        shaping, reply = await self._reply(received)
         try:
-            request = decode_request(plaintext)
-            self._refuse_replay(request, opener.enc)
-            opened = _Opened(
-                request,
+            if isinstance(received.opener, ResponseSealer):
+                await _send_whole(exchange, reply, shaping, received.opener)
+            else:
+                opener = received.opener
+                sealer = opener.response_sealer(os.urandom(opener.nonce_length))
+                await _send_chunks(exchange, reply, shaping, sealer)
+        finally:
+            reply.close()
+
+    async def _reply(self, received: Received) -> tuple[Shaping, Reply]:
+        """How to answer, and what."""
+        shaping = DEFAULT_SHAPING
+        try:
+            request = _decoded(received.plaintext)
+            shaping = _shaping(request)
+            stale = _refuse_replay(request, received)
+            if stale is not None:
+                self._metrics.refused.labels("date").inc()
+                return shaping, stale
+            opener = received.opener
+            binding = Binding(
+                received.held.identity,
                 opener.key_id,
                 opener.export(REQUEST_SALT_LABEL, SALT_BYTES),
                 opener.export(RESPONSE_SALT_LABEL, SALT_BYTES),
             )
-            return await self._route(opened)
+            return shaping, await self._routes.answer(
+                Call(request, binding, shaping, opener.export)
+            )
         except ApiError as error:
             self._metrics.refused.labels(error.code).inc()
-            return _Reply(error.status, error.body())
+            return shaping, refusal(error)
         except TransportError:
-            refusal = ApiError(400, "malformed", "the inner request is not Binary HTTP (RFC 9292)")
-            return _Reply(refusal.status, refusal.body())
-
-    def _refuse_replay(self, request: Request, enc: bytes) -> None:
-        """RFC 9458 §6.5: a Date inside the window, and each encapsulated key once."""
-        values = [value for name, value in request.headers if name == b"date"]
-        try:
-            (value,) = values
-            # IMF-fixdate and nothing else (RFC 9110 section 5.6.7).
-            text = value.decode("ascii")
-            moment = datetime.datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - GMT
-            date = int(moment.replace(tzinfo=datetime.UTC).timestamp())
-        except ValueError:
-            raise ApiError(400, "date_missing", "send one Date field, as IMF-fixdate") from None
-        try:
-            self._replays.check(enc, date, int(time.time()))
-        except ClockSkewError as error:
-            raise ApiError(400, "date", str(error)) from None
-        except ReplayError as error:
-            raise ApiError(409, "replayed", str(error)) from None
-        except LimitError as error:
-            raise ApiError(503, "overloaded", str(error)) from None
-
-    async def _route(self, opened: _Opened) -> _Reply:
-        request = opened.request
-        if request.path not in (TURNS_PATH, CANCEL_PATH):
-            raise ApiError(404, "not_found", "no such resource; see docs/protocol.md")
-        if request.method != b"POST":
-            raise ApiError(405, "method_not_allowed", "use POST")
-        if request.path == CANCEL_PATH:
-            cancel = parse_body(CancelRequest, request.content)
-            keys = ThreadKeys(cancel.thread_key)
-            stopped = await self._agent.cancel(keys, bytes.fromhex(cancel.turn_id))
-            return _Reply(200, orjson.dumps({"cancelled": stopped}))
-        return _Reply(200, events=self._turn(opened))
-
-    def _turn(self, opened: _Opened) -> AsyncIterator[list[dict[str, Any]]]:
-        turn = parse_body(TurnRequest, opened.request.content)
-        try:
-            persona = self._library.get(turn.persona.handle)
-        except PersonaError as error:
-            raise ApiError(404, "persona_unknown", str(error)) from None
-        if self._digests[persona.handle] != turn.persona.digest:
-            raise ApiError(
-                409,
-                "persona_mismatch",
-                f"this enclave's {persona.handle} is not the version that you asked for; "
-                "update Sottovoce on this device, or choose another enclave",
+            self._metrics.refused.labels("malformed_inside").inc()
+            return shaping, refusal(
+                ApiError(400, "malformed", "the inner request is not Binary HTTP (RFC 9292)")
             )
-        try:
-            identity = self._identities.identity(opened.key_id)
-        except KeyError:  # in the moment between opening the request and this line
-            raise ApiError(400, "key_expired", "seal it to this enclave's newer key") from None
-        call = TurnCall(
-            request=turn,
-            keys=ThreadKeys(turn.thread_key),
-            persona=persona,
-            identity=identity,
-            key_id=opened.key_id,
-            request_salt=opened.request_salt,
-            response_salt=opened.response_salt,
+        except Exception as error:
+            log_defect("request", error)
+            return shaping, refusal(
+                ApiError(500, "internal", "the enclave failed; its operator has the place")
+            )
+
+
+def _decoded(plaintext: bytes) -> Request:
+    if len(plaintext) > MAX_REQUEST_BYTES:
+        raise ApiError(413, "request_too_large", f"a request has at most {MAX_REQUEST_BYTES} bytes")
+    return decode_request(plaintext)
+
+
+def _shaping(request: Request) -> Shaping:
+    asked = header(request, SHAPING_HEADER)
+    try:
+        return DEFAULT_SHAPING if asked is None else Shaping(asked.decode("ascii"))
+    except ValueError:
+        known = ", ".join(Shaping)
+        raise ApiError(
+            400, "invalid_shaping", f"{SHAPING_HEADER.decode()} is one of {known}"
+        ) from None
+
+
+def _refuse_replay(request: Request, received: Received) -> Reply | None:
+    """RFC 9458 section 6.5: a Date inside the window, and each encapsulated key once.
+
+    Returns:
+        The answer to a date that is not, with which any client can correct its clock (section
+        6.5.2); None where all is well.
+
+    Raises:
+        ApiError: A replay, or the cache is full.
+    """
+    now = int(time.time())
+    try:
+        date = _date(header(request, b"date"))
+        received.held.replays.check(received.opener.enc, date, now)
+    except ReplayError as error:
+        raise ApiError(409, "replayed", str(error)) from None
+    except LimitError as error:
+        raise ApiError(503, "overloaded", str(error)) from None
+    except ClockSkewError as error:
+        problem = {
+            "type": media.PROBLEM_DATE,
+            "title": "the Date field is missing or outside the gateway's window",
+            "status": 400,
+            "detail": str(error),
+        }
+        headers = (
+            (b"content-type", media.PROBLEM_JSON.encode()),
+            (b"date", email.utils.formatdate(now, usegmt=True).encode()),
         )
-        return self._agent.submit(call).follow()
+        return Reply(400, headers, orjson.dumps(problem))
+    return None
 
 
-async def _stream(exchange: Exchange, reply: _Reply, sealer: ChunkedResponseSealer) -> None:
-    """Seal each part the moment it exists; a reader that is gone only ends the reading."""
-    headers = _JSON if reply.events is None else _EVENTS
-    encoder = ResponseEncoder(reply.status, headers)
+def _date(value: bytes | None) -> int:
+    """Unix seconds of a Date field; `ClockSkewError` for anything but an IMF-fixdate."""
+    text = (value or b"").decode("ascii", "replace")
     try:
-        await exchange.send_head(200, media.OHTTP_CHUNKED_RESPONSE)
-        pending = encoder.start()
-        async for part in reply.parts():
-            pending += encoder.content(part)
-            await exchange.send(sealer.seal(pending))
+        moment = datetime.datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - GMT
+        date = int(moment.replace(tzinfo=datetime.UTC).timestamp())
+        # IMF-fixdate and nothing else (RFC 9110 section 5.6.7): no other spelling of the same time,
+        # no wrong weekday.
+        exact = email.utils.formatdate(date, usegmt=True) == text
+    except ValueError:
+        exact = False
+    if not exact:
+        raise ClockSkewError("send one Date field, as IMF-fixdate")
+    return date
+
+
+async def _send_whole(
+    exchange: Exchange, reply: Reply, shaping: Shaping, sealer: ResponseSealer
+) -> None:
+    """RFC 9458 knows whole messages alone, so that events are gathered first."""
+    body = reply.body
+    if reply.events is not None:
+        body = b"".join([part async for part in reply.events])
+    response = _encoded(reply, body, shaping)
+    await exchange.send_head(200, media.OHTTP_RESPONSE)
+    await exchange.send(sealer.seal(response, os.urandom(sealer.nonce_length)), end=True)
+
+
+async def _send_chunks(
+    exchange: Exchange, reply: Reply, shaping: Shaping, sealer: ChunkedResponseSealer
+) -> None:
+    """Seal each piece the moment it exists."""
+    await exchange.send_head(200, media.OHTTP_CHUNKED_RESPONSE)
+    if reply.events is None:
+        response = _encoded(reply, reply.body, shaping)
+        await exchange.send(sealer.seal(response, final=True), end=True)
+        return
+    encoder = ResponseEncoder(reply.status, reply.headers)
+    pending = encoder.start()
+    async with contextlib.aclosing(shaped(reply.events, shaping)) as parts:
+        async for part in parts:
+            await exchange.send(sealer.seal(pending + encoder.content(part)))
             pending = b""
-        await exchange.send(sealer.seal(pending + encoder.finish(), final=True), end=True)
-    except (LinkClosedError, StreamResetError):
-        log.info("a reader left; its turn goes on")
+    await exchange.send(sealer.seal(pending + encoder.finish(), final=True), end=True)
 
 
-async def _problem(exchange: Exchange, status: int, kind: str, detail: str) -> None:
-    """Problem details (RFC 9457) outside the encapsulation."""
-    body = orjson.dumps({"type": kind, "status": status, "title": detail})
+def _encoded(reply: Reply, body: bytes, shaping: Shaping) -> bytes:
+    """A whole response, padded unless the device chose not (RFC 9292 section 3.8)."""
+    encoded = encode_response(Response(reply.status, reply.headers, body))
+    if shaping is not Shaping.OFF:
+        encoded += bytes(padded_length(len(encoded)) - len(encoded))
+    return encoded
+
+
+async def _while_read(exchange: Exchange, answer: Coroutine[Any, Any, None]) -> None:
+    """Answer until it is done or its reader has left; a turn behind it goes on all the same."""
+    answering = asyncio.create_task(answer)
+    leaving = asyncio.create_task(exchange.wait_reset())
     try:
-        await exchange.send_head(status, media.PROBLEM_JSON)
-        await exchange.send(body, end=True)
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.wait((answering, leaving))
+    for task in (answering, leaving):
+        match None if task.cancelled() else task.exception():
+            case LinkClosedError() | StreamResetError():
+                log.info("a reader left")
+            case Exception() as error:
+                # The answer ends without its final chunk, which its reader will not take.
+                log_defect("answer", error)
+
+
+async def _refuse_outside(exchange: Exchange, problem: _Problem) -> None:
+    details = {"type": problem.kind, "status": problem.status, "title": problem.title}
+    try:
+        await exchange.send_head(problem.status, media.PROBLEM_JSON)
+        await exchange.send(orjson.dumps(details), end=True)
     except TransportError:
         log.info("the client left before its refusal")

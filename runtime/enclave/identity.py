@@ -1,12 +1,15 @@
 """Who this enclave is: keys made at boot, the evidence that binds them, their place in the log.
 
 Keys never leave the process. New ones come at half of their lifetime; the old ones keep opening
-requests until they expire, so that no turn fails over a rotation.
+requests until they expire, so that no turn fails over a rotation. Each identity has two gateway
+keys: X-Wing, which a recording of today's traffic will outlast, and X25519 for every standard
+client.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import logging
 import math
@@ -17,6 +20,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+import orjson
 import redis.asyncio
 import redis.exceptions
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,7 +35,9 @@ from runtime.enclave.outbox import append_leaf
 from runtime.errors import SetupError
 from runtime.redis_client import hash_fields
 from runtime.streams import ENCLAVES_SET, enclave_key, receipt_key
-from transport.keyconfig import GatewayKey
+from transport.hpke import KEM_X25519_HKDF_SHA256, KEM_X_WING
+from transport.keyconfig import GatewayKey, KeyConfig
+from transport.replay import ReplayCache
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,13 @@ _INCLUSION_POLL_S = 0.05
 _ASK_AGAIN_S = 30.0
 ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 20
+# In the order in which a client should prefer them (RFC 9458 section 3.2).
+GATEWAY_KEMS = (KEM_X_WING, KEM_X25519_HKDF_SHA256)
+
+DATE_WINDOW_S = 300
+REPLAY_CAPACITY = 1 << 18
+"""Requests that one key remembers: 870 a second for the whole window. At some 210 bytes each a
+full cache takes 55 MB; at most three identities are valid at once, so at most 330 MB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +64,35 @@ class Identity:
         claims: What the evidence binds.
         bundle: Encoded attestation bundle.
         inclusion: The bundle's tlog-proof.
-        gateway_key: Opens requests.
+        gateway_keys: Open requests; in the order of the claims' key configurations.
         receipt_key: Signs receipts.
     """
 
     claims: Claims
     bundle: bytes
     inclusion: str
-    gateway_key: GatewayKey = field(repr=False)
+    gateway_keys: tuple[GatewayKey, ...] = field(repr=False)
     receipt_key: Ed25519PrivateKey = field(repr=False)
 
     @property
     def bundle_digest(self) -> bytes:
         """SHA-256 of the bundle: the enclave's identity in receipts."""
         return hashlib.sha256(self.bundle).digest()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HeldKey:
+    """A gateway key as long as it is held, and all that goes when it goes.
+
+    Attributes:
+        key: Opens requests.
+        identity: Whose key it is.
+        replays: Requests that were sealed to it; no other key can open them.
+    """
+
+    key: GatewayKey
+    identity: Identity
+    replays: ReplayCache
 
 
 class IdentityKeeper(Mapping[int, GatewayKey]):
@@ -94,16 +122,18 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         self._engine = engine
         self._platform = platform
         self._lifetime_s = lifetime_s
-        self._identities: dict[int, Identity] = {}
+        self._held: dict[int, HeldKey] = {}
         self._current: Identity | None = None
         self._epoch = 0
 
     def __getitem__(self, key_id: int) -> GatewayKey:
-        return self.identity(key_id).gateway_key
+        held = self._held[key_id]
+        if held.identity.claims.not_after <= time.time():
+            raise KeyError(key_id)
+        return held.key
 
     def __iter__(self) -> Iterator[int]:
-        now = time.time()
-        return iter([k for k, one in self._identities.items() if one.claims.not_after > now])
+        return iter([key_id for key_id in self._held if key_id in self])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -113,21 +143,49 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         """The newest identity, None before the first is in the log."""
         return self._current
 
-    def identity(self, key_id: int) -> Identity:
-        """The identity that a request names; KeyError where none is valid."""
-        identity = self._identities[key_id]
-        if identity.claims.not_after <= time.time():
-            raise KeyError(key_id)
-        return identity
+    def held(self, key_id: int) -> HeldKey:
+        """The key that has just opened a request, were it to expire in this very moment.
+
+        Raises:
+            KeyError: No such key is held.
+        """
+        return self._held[key_id]
+
+    def key_configs(self) -> tuple[KeyConfig, ...]:
+        """Every configuration that is valid, in the order in which a client should prefer them."""
+        identities = {id(held.identity): held.identity for held in self._held.values()}
+        return tuple(
+            key.config
+            for identity in reversed(identities.values())
+            for key in identity.gateway_keys
+            if key.config.key_id in self
+        )
+
+    def attestation(self) -> bytes:
+        """What an edge would hand on of this enclave, as JSON: to be verified, not believed."""
+        enclaves = []
+        if (current := self._current) is not None:
+            bundle = base64.b64encode(current.bundle).decode()
+            enclaves.append(
+                {"gateway": self._gateway, "bundle": bundle, "proof": current.inclusion}
+            )
+        return orjson.dumps({"enclaves": enclaves})
+
+    def forget_expired(self) -> None:
+        """What is forgotten cannot be taken: an expired key would open recorded requests."""
+        self._held = {key_id: self._held[key_id] for key_id in self}
 
     async def rotate(self) -> None:
         """Make keys, have them attested, wait until the log includes them, then use them."""
         now = int(time.time())
-        key_id = self._epoch % 256
-        gateway_key = GatewayKey.generate(key_id, os.urandom(32))
+        first = len(GATEWAY_KEMS) * self._epoch
+        gateway_keys = tuple(
+            GatewayKey.generate((first + number) % 256, os.urandom(32), kem_id=kem_id)
+            for number, kem_id in enumerate(GATEWAY_KEMS)
+        )
         signer = Ed25519PrivateKey.generate()
         claims = Claims(
-            key_configs=(gateway_key.config.encode(),),
+            key_configs=tuple(key.config.encode() for key in gateway_keys),
             receipt_key=signer.public_key().public_bytes_raw(),
             measurements=self._platform.measurements,
             release=dict(self._platform.measurements)["release"],
@@ -140,10 +198,11 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         )
         bundle = make_bundle(claims, self._platform, now).encode()
         inclusion = await self._log(bundle)
-        identity = Identity(claims, bundle, inclusion, gateway_key, signer)
-        # What is forgotten cannot be taken: an expired key would open recorded requests.
-        self._identities = {one: self._identities[one] for one in self}
-        self._identities[key_id] = self._current = identity
+        self._current = identity = Identity(claims, bundle, inclusion, gateway_keys, signer)
+        self.forget_expired()
+        for key in gateway_keys:
+            replays = ReplayCache(DATE_WINDOW_S, REPLAY_CAPACITY)
+            self._held[key.config.key_id] = HeldKey(key, identity, replays)
         self._epoch += 1
         log.info("epoch %d: enclave %s", claims.epoch, identity.bundle_digest.hex()[:16])
 
@@ -183,6 +242,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _announce_often(self) -> None:
         while True:
+            self.forget_expired()
             await self.announce()
             await asyncio.sleep(ANNOUNCE_EVERY_S)
 

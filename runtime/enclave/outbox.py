@@ -45,12 +45,14 @@ class ReceiptJob:
 
     Attributes:
         again: The turn was answered before: hand its receipt over only where it was lost.
+        chained: A later receipt under the same keys will name this one.
     """
 
     receipt: Receipt
     signer: Ed25519PrivateKey
     keys: ThreadKeys
     again: bool = False
+    chained: bool = True
 
 
 class Outbox:
@@ -117,14 +119,24 @@ class Outbox:
             return None
         return _digest(found) if found else None
 
+    async def handed_over(self, receipt_id: str) -> tuple[bytes | None, bytes | None]:
+        """The sealed receipt and its proof, each None where it is not there (yet).
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis is away.
+        """
+        sealed, proof = await hash_fields(self._redis, receipt_key(receipt_id), "sealed", "proof")
+        return sealed, proof
+
     async def _hand_over(self, job: ReceiptJob) -> None:
         receipt_id = job.receipt.receipt_id
         if job.again and await self._is_there(receipt_id):
             return
         cose = sign_receipt(job.receipt, job.signer)
-        self._newest[job.keys.thread_id] = (receipt_id, _digest(cose))
-        while len(self._newest) > _NEWEST_KEPT:
-            self._newest.popitem(last=False)
+        if job.chained:
+            self._newest[job.keys.thread_id] = (receipt_id, _digest(cose))
+            while len(self._newest) > _NEWEST_KEPT:
+                self._newest.popitem(last=False)
         sealed = seal_receipt(job.keys, receipt_id, cose, os.urandom(12))
         await append_leaf(self._redis, receipt_id.hex(), receipt_entry(cose), sealed)
 

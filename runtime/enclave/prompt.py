@@ -71,6 +71,28 @@ def build_prompt(persona: Persona, turns: Sequence[Turn], message: str, engine: 
     return Prompt(messages, tokens, len(chosen), min(persona.sampling.max_tokens, room))
 
 
+def build_chat_prompt(
+    persona: Persona, said: Sequence[Message], max_tokens: int, engine: Engine
+) -> Prompt:
+    """Persona first, then a program's own messages as they are: nothing is left out to fit.
+
+    Its system messages follow the persona in the one system text that models are trained on,
+    wherever they stood: the persona stays the prefix that the cache holds.
+
+    Raises:
+        PromptTooLongError: There is no room for a reply of one token.
+    """
+    own = [message.content for message in said if message.role == "system"]
+    system = "\n\n".join([_system_text(persona, compact=_is_small(engine)), *own])
+    rest = (message for message in said if message.role != "system")
+    messages = (Message("system", system), *rest)
+    tokens = engine.count_tokens(messages)
+    room = engine.context_tokens - tokens
+    if room < 1:
+        raise PromptTooLongError
+    return Prompt(messages, tokens, 0, min(max_tokens, room))
+
+
 def _is_small(engine: Engine) -> bool:
     return engine.context_tokens < COMPACT_BELOW_TOKENS
 

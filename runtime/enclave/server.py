@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
 from memory.store import ThreadStore
 from personas.library import load_library
 from runtime.config import EnclaveConfig, EngineConfig
 from runtime.enclave.agent import Agent
-from runtime.enclave.api import MAX_REQUEST_BYTES
+from runtime.enclave.completions import Completions
 from runtime.enclave.engines.base import Engine, EngineError
 from runtime.enclave.gateway import Gateway
 from runtime.enclave.identity import IdentityKeeper, load_platform
 from runtime.enclave.outbox import Outbox
+from runtime.enclave.places import Places
+from runtime.enclave.receiving import Receiver, check_size
+from runtime.enclave.routes import Routes
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
 from runtime.serving import bound_site, cancelled, until_stopped
 from runtime.telemetry import EnclaveMetrics, serve_metrics
 from transport import media
-from transport.errors import LinkClosedError
+from transport.errors import LinkClosedError, TruncatedError
 from transport.keyconfig import encode_key_config_list
 from transport.relay.link import Link, server_websocket
 
@@ -33,6 +38,10 @@ log = logging.getLogger(__name__)
 # A stop must end within 5 s: turns get most of it, receipts the rest.
 _TURN_GRACE_S = 2.5
 _RECEIPT_GRACE_S = 0.5
+# Also the longest that a client may take for the head of its request.
+_KEEP_ALIVE_S = 75.0
+
+_HALF_CLOSED_S = 1.0
 
 
 def make_engine(config: EngineConfig) -> Engine:
@@ -66,11 +75,93 @@ def make_engine(config: EngineConfig) -> Engine:
             )
 
 
+class _Connection(web.RequestHandler):
+    """A connection whose client may close its side when it has sent its request.
+
+    aiohttp takes the end of the client's side for the end of all, and drops the answer.
+    """
+
+    __slots__ = ("ended", "lost", "request", "tolerant")
+
+    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+        # No access log: it would hold addresses. The client's own pool closes idle ones first.
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type] # as aiohttp's own runner passes it
+            keepalive_timeout=_KEEP_ALIVE_S,
+        )
+        self.request: web.BaseRequest | None = None
+        self.ended = False
+        self.tolerant = True
+        self.lost: asyncio.Future[None] = loop.create_future()
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type
+        """Keep the connection for the answer to what is here; a cut request is told so."""
+        self.ended = True
+        if not self.tolerant:
+            return False
+        if self.request is None:
+            # What came just before may not have reached its handler yet.
+            asyncio.get_running_loop().call_later(_HALF_CLOSED_S, self._close_if_idle)
+        else:
+            self._end_request(self.request)
+        return True
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """A handler has the request now."""
+        self.request = request
+        if self.ended:
+            self._end_request(request)
+
+    def finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """The handler has answered."""
+        self.request = None
+        if self.ended:
+            response.force_close()
+        if request.content.exception() is not None:
+            request.content.feed_eof()  # or aiohttp would read on
+
+    def log_exception(self, *_: object, exc_info: object = None, **__: object) -> None:
+        """What, but neither from where nor what it says, as aiohttp would have it."""
+        log.warning("an HTTP connection failed: %s", type(exc_info).__name__)
+
+    def _end_request(self, request: web.BaseRequest) -> None:
+        if not request.content.is_eof():
+            request.content.set_exception(_cut())
+
+    def _close_if_idle(self) -> None:
+        if self.request is None:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nobody reads the answer any more."""
+        if not self.lost.done():
+            self.lost.set_result(None)
+        super().connection_lost(exc)
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server, with connections of our kind."""
+
+    def __call__(self) -> _Connection:
+        return _Connection(self, loop=asyncio.get_running_loop())
+
+
+_Handler = Callable[[web.BaseRequest, _Connection], Awaitable[web.StreamResponse]]
+
+
+def _cut() -> TruncatedError:
+    return TruncatedError("the connection ended inside the request; send it again")
+
+
 class _HttpExchange:
     """One HTTP request as an `Exchange`."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.BaseRequest, lost: asyncio.Future[None]) -> None:
         self._request = request
+        self._lost = lost
+        self._begun = False
         self._response: web.StreamResponse | None = None
 
     @property
@@ -83,14 +174,31 @@ class _HttpExchange:
         return self._response or web.Response(status=500)
 
     async def receive(self) -> bytes | None:
-        return await self._request.content.readany() or None
+        try:
+            if not self._begun:
+                await self._begin()
+            return await self._request.content.readany() or None
+        except (aiohttp.ClientError, HttpProcessingError, web.RequestPayloadError):
+            raise _cut() from None
+        except ConnectionError:
+            raise LinkClosedError("the client closed the connection") from None
+
+    async def _begin(self) -> None:
+        self._begun = True
+        check_size(self._request.content_length or 0)
+        if self._request.headers.get("Expect", "").lower() == "100-continue":
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0
 
     async def send_head(self, status: int, content_type: str) -> None:
         headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
         if content_type in media.CHUNKED_TYPES:
             headers["Incremental"] = "?1"
         self._response = web.StreamResponse(status=status, headers=headers)
-        await self._response.prepare(self._request)
+        try:
+            await self._response.prepare(self._request)
+        except ConnectionError as error:
+            raise LinkClosedError("the client closed the connection") from error
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is None:
@@ -102,35 +210,62 @@ class _HttpExchange:
         except ConnectionError as error:
             raise LinkClosedError("the client closed the connection") from error
 
+    async def wait_reset(self) -> None:
+        await asyncio.shield(self._lost)
+        raise LinkClosedError("the client closed the connection")
 
-def make_app(gateway: Gateway, identities: IdentityKeeper) -> web.Application:
-    """``POST /ohttp``, ``GET /ohttp-keys``, ``GET /mux``, ``GET /healthz``."""
 
-    async def ohttp(request: web.Request) -> web.StreamResponse:
-        exchange = _HttpExchange(request)
+def make_server(gateway: Gateway, identities: IdentityKeeper) -> web.Server:
+    """The gateway resource, what a client must know of it, and our own roles' link to it."""
+
+    async def ohttp(request: web.BaseRequest, connection: _Connection) -> web.StreamResponse:
+        exchange = _HttpExchange(request, connection.lost)
         await gateway.handle(exchange)
         return exchange.response
 
-    async def keys(_: web.Request) -> web.Response:
-        configs = tuple(identities[key_id].config for key_id in reversed(list(identities)))
-        return web.Response(body=encode_key_config_list(configs), content_type=media.OHTTP_KEYS)
+    async def keys(*_: object) -> web.StreamResponse:
+        body = encode_key_config_list(identities.key_configs())
+        return web.Response(body=body, content_type=media.OHTTP_KEYS)
 
-    async def mux(request: web.Request) -> web.StreamResponse:
+    async def attestation(*_: object) -> web.StreamResponse:
+        return web.Response(body=identities.attestation(), content_type="application/json")
+
+    async def mux(request: web.BaseRequest, connection: _Connection) -> web.StreamResponse:
+        connection.tolerant = False  # a link ends with its client's side
         ws = server_websocket()
         await ws.prepare(request)
         await Link.serve(ws, gateway.handle)
         return ws
 
-    async def healthz(_: web.Request) -> web.Response:
+    async def healthz(*_: object) -> web.StreamResponse:
         ready = identities.current is not None
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
-    app = web.Application(client_max_size=MAX_REQUEST_BYTES)
-    app.router.add_post("/ohttp", ohttp)
-    app.router.add_get("/ohttp-keys", keys)
-    app.router.add_get("/mux", mux)
-    app.router.add_get("/healthz", healthz)
-    return app
+    routes: dict[str, dict[str, _Handler]] = {
+        "/ohttp": {"POST": ohttp},
+        "/ohttp-keys": {"GET": keys},
+        "/attestation": {"GET": attestation},
+        "/mux": {"GET": mux},
+        "/healthz": {"GET": healthz},
+    }
+
+    async def route(request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        if not isinstance(connection, _Connection):
+            raise TypeError("the server makes connections of one kind")
+        methods = routes.get(request.path)
+        handler = None if methods is None else methods.get(request.method)
+        connection.begin(request)
+        if methods is None:
+            response: web.StreamResponse = web.Response(status=404)
+        elif handler is None:
+            response = web.Response(status=405, headers={"Allow": ", ".join(methods)})
+        else:
+            response = await handler(request, connection)
+        connection.finish(request, response)
+        return response
+
+    return _Server(route)
 
 
 @contextlib.asynccontextmanager
@@ -160,22 +295,21 @@ async def serve(config: EnclaveConfig, stop: asyncio.Event) -> None:
         identities = IdentityKeeper(
             client, config.gateway, engine, platform, lifetime_s=config.key_lifetime_s
         )
+        places = Places(config.max_turns, outbox)
         agent = Agent(
-            engine,
-            ThreadStore(client),
-            outbox,
-            metrics,
-            max_turns=config.max_turns,
-            debug=config.debug,
+            engine, ThreadStore(client), outbox, metrics, places=places, debug=config.debug
         )
-        gateway = Gateway(identities, agent, load_library(), metrics)
+        completions = Completions(engine, outbox, metrics, places=places)
+        routes = Routes(load_library(), agent, completions, outbox, notice=engine.notice)
+        gateway = Gateway(Receiver(identities), routes, metrics)
         serve_metrics(registry, config.metrics_port)
         tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(identities.run())]
         try:
-            async with bound_site(make_app(gateway, identities), config.host, config.port):
+            async with bound_site(make_server(gateway, identities), config.host, config.port):
                 await until_stopped(stop, tasks)
                 await identities.withdraw()
-                await agent.close(_TURN_GRACE_S)
+                places.close()
+                await asyncio.gather(agent.close(_TURN_GRACE_S), completions.close(_TURN_GRACE_S))
                 if left := await outbox.drain(_RECEIPT_GRACE_S):
                     log.warning("%d receipts were not handed over; resend those turns", left)
         finally:

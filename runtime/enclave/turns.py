@@ -7,14 +7,16 @@ connection leaves it running, and the same request sent again listens to the sam
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
 from memory.keys import ThreadKeys
 from personas.model import Persona
 from runtime.enclave.api import FINAL_EVENTS, TurnRequest
-from runtime.enclave.identity import Identity
+from runtime.enclave.binding import Binding
+from runtime.enclave.feed import Feed
+from runtime.enclave.generation import Generation
 
 # A finished turn stays replayable from here this long, and at most so many; after that sealed
 # memory answers, and nothing of it is left in the clear.
@@ -30,18 +32,13 @@ class TurnCall:
         request: What the device asked.
         keys: The thread's keys.
         persona: The persona whose digest the device named.
-        identity: The enclave identity whose key opened the request; its receipt key signs.
-        key_id: Which of its key configurations.
-        request_salt, response_salt: From the HPKE exporter of this exchange, 32 bytes each.
+        binding: What its receipt is bound to.
     """
 
     request: TurnRequest
     keys: ThreadKeys
     persona: Persona
-    identity: Identity
-    key_id: int
-    request_salt: bytes
-    response_salt: bytes
+    binding: Binding
 
     @property
     def turn_id(self) -> bytes:
@@ -55,49 +52,35 @@ class RunningTurn:
 
     Attributes:
         call: What was asked.
-        request_id: Its name inside the engine.
-        started: `time.perf_counter` when it was asked for.
-        cancelled: The device asked to stop it.
+        generation: The reply in the making.
         task: What runs it.
     """
 
     call: TurnCall
-    request_id: str
-    started: float
-    cancelled: bool = False
+    generation: Generation
     task: asyncio.Task[None] | None = None
-    _events: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _events: Feed[dict[str, Any]] = field(default_factory=Feed, repr=False)
 
     @property
     def finished(self) -> bool:
         """The last event is a final one."""
-        return bool(self._events) and self._events[-1]["type"] in FINAL_EVENTS
+        return self._events.ended
 
     @property
     def outcome(self) -> str | None:
         """Type of the final event, None before it."""
-        return self._events[-1]["type"] if self.finished else None
+        last = self._events.last
+        return last["type"] if last is not None and self.finished else None
 
     def emit(self, event: dict[str, Any]) -> None:
         """Add an event and wake every listener."""
-        self._events.append(event)
-        wake, self._wake = self._wake, asyncio.Event()
-        wake.set()
+        self._events.put(event)
+        if event["type"] in FINAL_EVENTS:
+            self._events.end()
 
-    async def follow(self) -> AsyncIterator[list[dict[str, Any]]]:
+    def follow(self) -> AsyncGenerator[list[dict[str, Any]], None]:
         """All events from the first, in batches of whatever is ready; ends after the final one."""
-        seen = 0
-        while True:
-            wake = self._wake
-            if seen == len(self._events):
-                await wake.wait()
-                continue
-            batch = self._events[seen:]
-            seen = len(self._events)
-            yield batch
-            if batch[-1]["type"] in FINAL_EVENTS:
-                return
+        return self._events.follow()
 
 
 class TurnTable:
@@ -120,10 +103,8 @@ class TurnTable:
         """Turns that have not ended."""
         return list(self._running.values())
 
-    def count(self, keys: ThreadKeys | None = None) -> int:
-        """How many turns run, of one thread or of all."""
-        if keys is None:
-            return len(self._running)
+    def count(self, keys: ThreadKeys) -> int:
+        """How many turns of one thread run."""
         return sum(thread_id == keys.thread_id for thread_id, _ in self._running)
 
     def finish(self, turn: RunningTurn, *, keep: bool) -> None:

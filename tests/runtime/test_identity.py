@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,27 +16,24 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from proofs.errors import RefusedError
-from proofs.log.service import LogConfig, serve
-from proofs.note import parse_vkey
 from proofs.policy import Policy
 from proofs.verify import AttestedEnclave, verify_bundle
 from runtime.enclave.engines.scripted import ScriptedEngine
 from runtime.enclave.identity import (
     ANNOUNCE_TTL_S,
     Identity,
-    IdentityKeeper,
     load_platform,
     manifest_digest,
-    release_digest,
 )
 from runtime.errors import SetupError
 from runtime.streams import ENCLAVES_SET, LEAVES_STREAM, enclave_key
+from tests.runtime.enclave_world import GATEWAY, World, newest
 from transport.errors import UnknownKeyError
 from transport.gateway import decapsulate
+from transport.hpke import KEM_X25519_HKDF_SHA256, KEM_X_WING
 from transport.keyconfig import decode_key_config
 from transport.ohttp import encapsulate
 
@@ -47,89 +41,6 @@ if TYPE_CHECKING:
     from tests.conftest import ValkeyProcess
 
 pytestmark = pytest.mark.integration
-GATEWAY = "enclave-0"
-
-
-def pem(key: Ed25519PrivateKey) -> bytes:
-    """A private key as its file holds it."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-@dataclass
-class World:
-    """A folder with a development root and a log's files, and the Redis between its parts."""
-
-    folder: Path
-    client: Redis
-    url: str
-    root: Ed25519PrivateKey
-
-    def keeper(self, *, lifetime_s: int = 3600, debug: bool = False) -> IdentityKeeper:
-        """A new enclave's."""
-        file = self.folder / "root.pem"
-        file.write_bytes(pem(self.root))
-        platform = load_platform(file, debug=debug)
-        return IdentityKeeper(
-            self.client, GATEWAY, ScriptedEngine(), platform, lifetime_s=lifetime_s
-        )
-
-    @contextlib.asynccontextmanager
-    async def log(self) -> AsyncIterator[None]:
-        """The real log, while the block runs."""
-        stop = asyncio.Event()
-        config = LogConfig(
-            host="127.0.0.1",
-            port=0,
-            directory=self.folder / "log",
-            redis_url=self.url,
-            origin="test/log",
-            key_file=self.folder / "log.key",
-            batch_interval_s=0.01,
-            registry=CollectorRegistry(),
-        )
-        task = asyncio.create_task(serve(config, stop))
-        try:
-            while not (self.folder / "log" / "vkey").exists():
-                assert not task.done(), task.exception()
-                await asyncio.sleep(0.01)
-            yield
-        finally:
-            stop.set()
-            await task
-
-    def policy(self) -> Policy:
-        """What `sotto up` demands: this root, this log, this release."""
-        vkey = (self.folder / "log" / "vkey").read_text().strip()
-        return Policy(
-            allow_simulated=True,
-            kinds=("simulated",),
-            simulated_roots=(self.root.public_key().public_bytes_raw(),),
-            measurements=({"release": release_digest()},),
-            log_keys=(parse_vkey(vkey),),
-        )
-
-    async def announced(self) -> dict[bytes, bytes]:
-        """What an edge would hand on."""
-        return await self.client.hgetall(enclave_key(GATEWAY))
-
-    async def wait_announced(self) -> dict[bytes, bytes]:
-        """The same, when it is there."""
-        async with asyncio.timeout(10):
-            while not (found := await self.announced()):  # noqa: ASYNC110 - Redis has no event
-                await asyncio.sleep(0.02)
-        return found
-
-
-@pytest.fixture
-def world(tmp_path: Path, valkey: str, redis_client: Redis) -> World:
-    """A world on the shared server, emptied."""
-    return World(tmp_path, redis_client, valkey, Ed25519PrivateKey.generate())
-
-
-def newest(keeper: IdentityKeeper) -> Identity:
-    """The current identity, which must be there."""
-    assert keeper.current is not None
-    return keeper.current
 
 
 def verified(one: Identity, policy: Policy) -> AttestedEnclave:
@@ -148,7 +59,9 @@ async def test_a_new_identity_holds_under_a_policy_that_pins_everything(world: W
     assert attested.simulated
     assert attested.enclave_id == hashlib.sha256(one.bundle).hexdigest() == one.bundle_digest.hex()
     assert attested.receipt_key == one.receipt_key.public_key().public_bytes_raw()
-    assert decode_key_config(attested.key_configs[0]) == one.gateway_key.config
+    claimed = [decode_key_config(config) for config in attested.key_configs]
+    assert claimed == [key.config for key in one.gateway_keys]
+    assert [config.kem_id for config in claimed] == [KEM_X_WING, KEM_X25519_HKDF_SHA256]
     assert attested.claims.engine == "scripted"
     assert attested.claims.model_manifest == manifest_digest(ScriptedEngine().manifest())
     other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
@@ -218,20 +131,26 @@ async def test_an_earlier_key_still_opens_and_the_newest_is_announced(world: Wor
         first = newest(keeper)
         await keeper.announce()
         assert (await world.announced())[b"bundle"] == first.bundle
-        sealed, _ = encapsulate(first.gateway_key.config, b"before")
+        before = [encapsulate(key.config, b"before")[0] for key in first.gateway_keys]
         await keeper.rotate()
         second = newest(keeper)
         await keeper.announce()
-    assert list(keeper) == [0, 1]
-    plaintext, opener = decapsulate(keeper, sealed)
-    assert (plaintext, opener.key_id) == (b"before", 0)
-    assert keeper.identity(0) is first
-    sealed, _ = encapsulate(second.gateway_key.config, b"after")
-    assert decapsulate(keeper, sealed)[0] == b"after"
+    assert list(keeper) == [0, 1, 2, 3]
+    for key_id, sealed in enumerate(before):
+        plaintext, opener = decapsulate(keeper, sealed)
+        assert (plaintext, opener.key_id) == (b"before", key_id)
+        assert keeper.held(key_id).identity is first
+    for key in second.gateway_keys:
+        sealed, _ = encapsulate(key.config, b"after")
+        assert decapsulate(keeper, sealed)[0] == b"after"
+        assert keeper.held(key.config.key_id).identity is second
+    assert keeper.key_configs() == tuple(
+        key.config for one in (second, first) for key in one.gateway_keys
+    ), "what a client should prefer comes first"
     found = await world.announced()
     assert found == {b"bundle": second.bundle, b"proof": second.inclusion.encode()}
     verify_bundle(found[b"bundle"], found[b"proof"].decode(), world.policy(), int(time.time()))
-    assert first.gateway_key.config.public_key != second.gateway_key.config.public_key
+    assert len({config.public_key for config in keeper.key_configs()}) == 4
     assert first.claims.receipt_key != second.claims.receipt_key
 
 
@@ -242,27 +161,37 @@ async def test_epochs_count_up(world: World) -> None:
     async with world.log():
         for _ in range(3):
             await keeper.rotate()
-            epochs.append((newest(keeper).claims.epoch, newest(keeper).gateway_key.config.key_id))
-    assert epochs == [(0, 0), (1, 1), (2, 2)]
+            one = newest(keeper)
+            epochs.append((one.claims.epoch, [key.config.key_id for key in one.gateway_keys]))
+    assert epochs == [(0, [0, 1]), (1, [2, 3]), (2, [4, 5])]
 
 
 async def test_an_expired_key_opens_nothing(world: World) -> None:
-    """It is not in the ring, not by its id, and a request sealed to it is of an unknown key."""
+    """It is not in the ring, not listed, and a request sealed to it is of an unknown key.
+
+    Only a request that had just been opened still finds whose key it was, until the key is
+    forgotten.
+    """
     keeper = world.keeper(lifetime_s=1)
     async with world.log():
         await keeper.rotate()
     one = newest(keeper)
-    sealed, _ = encapsulate(one.gateway_key.config, b"late")
+    late = [encapsulate(key.config, b"late")[0] for key in one.gateway_keys]
     while time.time() < one.claims.not_after:  # noqa: ASYNC110 - a clock has no event
         await asyncio.sleep(0.05)
     assert list(keeper) == []
     assert len(keeper) == 0
-    with pytest.raises(KeyError):
-        keeper[0]
-    with pytest.raises(KeyError):
-        keeper.identity(0)
-    with pytest.raises(UnknownKeyError):
-        decapsulate(keeper, sealed)
+    assert keeper.key_configs() == ()
+    for key_id, sealed in enumerate(late):
+        with pytest.raises(KeyError):
+            keeper[key_id]
+        with pytest.raises(UnknownKeyError):
+            decapsulate(keeper, sealed)
+        assert keeper.held(key_id).identity is one
+    keeper.forget_expired()
+    for key_id in range(2):
+        with pytest.raises(KeyError):
+            keeper.held(key_id)
 
 
 async def test_an_enclave_stays_announced_while_the_log_is_away(world: World) -> None:
@@ -298,7 +227,7 @@ async def test_an_announcement_ends_with_its_enclave(world: World) -> None:
     assert 0 < await world.client.ttl(enclave_key(GATEWAY)) <= ANNOUNCE_TTL_S
     await keeper.withdraw()
     assert await world.announced() == {}
-    assert list(keeper) == [0], "turns that were sealed before are still opened"
+    assert list(keeper) == [0, 1], "turns that were sealed before are still opened"
 
 
 async def test_no_representation_shows_a_key(world: World) -> None:
@@ -309,7 +238,8 @@ async def test_no_representation_shows_a_key(world: World) -> None:
     one = newest(keeper)
     # Whoever has the public key may see it; the private half is what a repr must not show.
     private = one.receipt_key.private_bytes_raw()
-    shown = f"{keeper!r} {keeper} {one!r} {one} {one.gateway_key!r} {dict(keeper)!r}"
+    shown = f"{keeper!r} {keeper} {one!r} {one} {one.gateway_keys!r} {dict(keeper)!r}"
+    shown += repr(keeper.held(0))
     for form in (private.hex(), repr(private)[2:-1], "PrivateKey"):
         assert form not in shown
 

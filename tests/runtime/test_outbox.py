@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -267,6 +268,30 @@ async def test_only_the_owner_can_have_a_receipt_named(
     valkey_process.kill()
     assert await fresh.digest(MINE, receipt_id) is None
     assert await outbox.digest(MINE, receipt_id) is not None, "it need not ask"
+
+
+async def test_a_receipt_that_none_will_name_takes_no_room(redis_client: Redis) -> None:
+    """A completion's keys are its own: it must not push out what a thread's next turn names."""
+    outbox = Outbox(redis_client)
+    outbox.put(dataclasses.replace(a_job(1), chained=False))
+    async with working(outbox):
+        await outbox.drain(10)
+    await redis_client.delete(receipt_key(a_job(1).receipt.receipt_id.hex()))
+    assert await outbox.digest(MINE, a_job(1).receipt.receipt_id) is None
+
+
+async def test_what_was_handed_over_can_be_read_again(redis_client: Redis) -> None:
+    """The sealed receipt as it was put there, the log's proof when it is there."""
+    outbox = Outbox(redis_client)
+    name = a_job(1).receipt.receipt_id.hex()
+    assert await outbox.handed_over(name) == (None, None)
+    outbox.put(a_job(1))
+    async with working(outbox):
+        await outbox.drain(10)
+    stored = await sealed(redis_client, a_job(1))
+    assert await outbox.handed_over(name) == (stored, None)
+    await redis_client.hset(receipt_key(name), "proof", b"proof")
+    assert await outbox.handed_over(name) == (stored, b"proof")
 
 
 def test_a_waiting_receipt_shows_no_key() -> None:

@@ -16,7 +16,7 @@ from runtime.enclave.engines.embedded import TOY_FOLDER, EmbeddedEngine
 from runtime.enclave.engines.scripted import ScriptedEngine
 from runtime.enclave.engines.toy.network import ToyMeta
 from runtime.enclave.engines.toy.text import ToyText
-from runtime.enclave.prompt import PromptTooLongError, build_prompt
+from runtime.enclave.prompt import PromptTooLongError, build_chat_prompt, build_prompt
 
 PERSONAS = tuple(load_library())
 WREN = load_library().get("wren")
@@ -217,3 +217,36 @@ async def test_a_message_cannot_speak_for_anyone_else(engine: Engine) -> None:
     prompt = build_prompt(WREN, [a_turn(sly, sly)], sly, engine)
     assert [message.role for message in prompt.messages] == ["system", "user", "assistant", "user"]
     assert sly not in prompt.messages[0].content
+
+
+async def test_a_programs_messages_follow_the_persona(engine: Engine) -> None:
+    """Persona first and as in any prompt, the program's system text after it, all else in order."""
+    persona = build_prompt(WREN, [], "x", engine).messages[0].content
+    said = [
+        Message("user", "one"),
+        Message("system", "Be brief."),
+        Message("assistant", "two"),
+        Message("system", "Be kind."),
+        Message("user", "three"),
+    ]
+    prompt = build_chat_prompt(WREN, said, 5, engine)
+    assert prompt.messages == (
+        Message("system", f"{persona}\n\nBe brief.\n\nBe kind."),
+        *(one for one in said if one.role != "system"),
+    )
+    assert (prompt.remembered, prompt.max_reply_tokens) == (0, 5)
+    assert prompt.tokens == engine.count_tokens(prompt.messages)
+
+
+async def test_a_programs_messages_are_all_there_or_refused(embedded: EmbeddedEngine) -> None:
+    """Nothing is left out to fit; the reply gets what is left of the window, or one token."""
+    for length in range(1, embedded.context_tokens):
+        said = [Message("user", "word " * length)]
+        try:
+            prompt = build_chat_prompt(WREN, said, 10**6, embedded)
+        except PromptTooLongError:
+            break
+        assert prompt.messages[1:] == tuple(said)
+        assert prompt.tokens + prompt.max_reply_tokens == embedded.context_tokens
+        least = prompt.max_reply_tokens
+    assert least == 1

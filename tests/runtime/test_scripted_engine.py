@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from runtime.enclave.engines.base import Engine, FinishReason, Message, Sampling
 from runtime.enclave.engines.scripted import ScriptedEngine
 
@@ -29,6 +31,26 @@ async def test_a_limit_on_tokens_ends_a_script_as_it_ends_a_model() -> None:
     deltas = [d async for d in stream]
     assert len(deltas) == 4
     assert deltas[-1].finish is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (("model",), "this is a paced script and not a "),
+        (("and not", "paced"), "this is a "),
+        (("a pa", "no such"), "this is "),
+        (("this",), ""),
+    ],
+)
+async def test_a_stop_text_ends_a_script_as_it_ends_a_model(
+    stop: tuple[str, ...], said: str
+) -> None:
+    """The earliest one does, across words too, and is no part of the reply."""
+    engine = ScriptedEngine(first_token_s=0, token_s=0, tokens=30)
+    stream = engine.stream("a", MESSAGES, Sampling(stop=stop), cache_salt="s")
+    deltas = [d async for d in stream]
+    assert "".join(d.text for d in deltas) == said
+    assert [d.finish for d in deltas if d.finish] == [FinishReason.STOP]
 
 
 async def test_an_aborted_script_ends_as_cancelled() -> None:

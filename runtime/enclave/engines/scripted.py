@@ -74,19 +74,28 @@ class ScriptedEngine:
                 f"the prompt does not fit {self.context_tokens} tokens", code="prompt_too_long"
             )
         abort = self._aborts[request_id] = asyncio.Event()
-        length = min(self._tokens, sampling.max_tokens)
-        finish = FinishReason.STOP if self._tokens <= sampling.max_tokens else FinishReason.LENGTH
+        words = [f"{word} " for word in itertools.islice(itertools.cycle(_WORDS), self._tokens)]
+        text = "".join(words[: sampling.max_tokens])
+        stops = [at for at in map(text.find, sampling.stop) if at >= 0]
+        text = text[: min(stops, default=len(text))]
+        whole = bool(stops) or self._tokens <= sampling.max_tokens
+        finish = FinishReason.STOP if whole else FinishReason.LENGTH
         # Not the loop's clock, which counts whole milliseconds under uvloop.
         due = time.perf_counter() + self._first_token_s
+        said = 0
         try:
-            for index, word in zip(range(length), itertools.cycle(_WORDS), strict=False):
+            for word in words:
                 # Pace against the clock, not the reader: a late tick is not carried over.
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 due += self._token_s
                 if abort.is_set():
                     yield Delta("", 0, FinishReason.CANCELLED)
                     return
-                yield Delta(word + " ", 1, finish if index == length - 1 else None)
+                start, said = said, said + len(word)
+                ended = said >= len(text)
+                yield Delta(text[start:said], 1, finish if ended else None)
+                if ended:
+                    return
         finally:
             self._aborts.pop(request_id, None)
 

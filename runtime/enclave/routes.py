@@ -1,0 +1,253 @@
+"""What the enclave answers inside the encapsulation: a table of resources (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import redis.exceptions
+
+from memory.keys import KEY_BYTES, ThreadKeys
+from personas.digest import persona_digest
+from personas.errors import PersonaError
+from personas.library import Library
+from personas.model import Persona
+from runtime.enclave.agent import Agent
+from runtime.enclave.api import (
+    CANCEL_PATH,
+    COMPLETION_RECEIPT_LABEL,
+    COMPLETIONS_PATH,
+    MODELS_PATH,
+    PERSONA_DIGEST_HEADER,
+    RECEIPT_ID_HEADER,
+    RECEIPTS_PATH,
+    TURNS_PATH,
+    ApiError,
+    CancelRequest,
+    TurnRequest,
+    parse_body,
+)
+from runtime.enclave.binding import Binding
+from runtime.enclave.completions import CompletionCall, Completions
+from runtime.enclave.openai_api import model_object, parse_chat_request
+from runtime.enclave.outbox import Outbox
+from runtime.enclave.turns import RunningTurn, TurnCall
+from transport.bhttp import Fields, Request
+from transport.shaping import Shaping
+from transport.sse import encode_event
+
+_JSON: Fields = ((b"content-type", b"application/json"),)
+_EVENTS: Fields = ((b"content-type", b"text/event-stream"),)
+_ID = b"/{id}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Call:
+    """An opened request and the secrets of its exchange.
+
+    Attributes:
+        request: The Binary HTTP request.
+        binding: What a receipt is bound to.
+        shaping: What the device chose.
+        export: The HPKE exporter: label and length in bytes.
+    """
+
+    request: Request
+    binding: Binding
+    shaping: Shaping
+    export: Callable[[bytes, int], bytes]
+
+
+def header(request: Request, name: bytes) -> bytes | None:
+    """The value of a field that may stand in a request once.
+
+    Raises:
+        ApiError: It stands there more often.
+    """
+    values = [value for field, value in request.headers if field == name]
+    if len(values) > 1:
+        raise ApiError(400, "invalid_request", f"send one {name.decode()} field, not more")
+    return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reply:
+    """What a resource answers: a body, or the content of an event stream as it comes.
+
+    Attributes:
+        status, headers: Of the inner response.
+        body: The content, where there are no events.
+        events: Pieces of whole events.
+        close: Call when nobody reads on, and after the end.
+    """
+
+    status: int
+    headers: Fields
+    body: bytes = b""
+    events: AsyncIterator[bytes] | None = None
+    close: Callable[[], None] = lambda: None
+
+
+def json_reply(value: Any) -> Reply:
+    """A resource's JSON."""
+    return Reply(200, _JSON, orjson.dumps(value))
+
+
+def refusal(error: ApiError, headers: Fields = ()) -> Reply:
+    """What a refused request gets."""
+    return Reply(error.status, (*_JSON, *headers), error.body())
+
+
+class Routes:
+    """The resources.
+
+    Args:
+        library: The personas that this enclave speaks as.
+        agent: Runs turns.
+        completions: Makes completions.
+        outbox: Knows receipts.
+        notice: The engine's, see `Engine`.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        agent: Agent,
+        completions: Completions,
+        outbox: Outbox,
+        *,
+        notice: str | None,
+    ) -> None:
+        self._library = library
+        self._agent = agent
+        self._completions = completions
+        self._outbox = outbox
+        self._notice = notice
+        self._digests = {one.handle: persona_digest(one) for one in library}
+        self._table: dict[bytes, dict[bytes, Callable[[Call, str], Awaitable[Reply]]]] = {
+            TURNS_PATH: {b"POST": self._turn},
+            CANCEL_PATH: {b"POST": self._cancel},
+            COMPLETIONS_PATH: {b"POST": self._complete},
+            MODELS_PATH: {b"GET": self._models},
+            MODELS_PATH + _ID: {b"GET": self._model},
+            RECEIPTS_PATH + _ID: {b"GET": self._receipt},
+        }
+
+    async def answer(self, call: Call) -> Reply:
+        """Answer one request.
+
+        Raises:
+            ApiError: There is no such resource, or it refuses.
+        """
+        path, identifier = call.request.path, b""
+        if path not in self._table:
+            collection, _, identifier = path.rpartition(b"/")
+            path = collection + _ID
+        methods = self._table.get(path)
+        if methods is None or (path.endswith(_ID) and not identifier):
+            raise ApiError(404, "not_found", "no such resource; see docs/protocol.md")
+        route = methods.get(call.request.method)
+        if route is None:
+            allowed = b", ".join(methods).decode()
+            raise ApiError(405, "method_not_allowed", f"use {allowed}")
+        return await route(call, identifier.decode("ascii", "replace"))
+
+    async def _turn(self, call: Call, _: str) -> Reply:
+        turn = parse_body(TurnRequest, call.request.content)
+        try:
+            persona = self._library.get(turn.persona.handle)
+        except PersonaError as error:
+            raise ApiError(404, "persona_unknown", str(error)) from None
+        self._check_version(persona, turn.persona.digest)
+        keys = ThreadKeys(turn.thread_key)
+        running = self._agent.submit(TurnCall(turn, keys, persona, call.binding))
+        return Reply(200, _EVENTS, events=_turn_events(running))
+
+    async def _cancel(self, call: Call, _: str) -> Reply:
+        cancel = parse_body(CancelRequest, call.request.content)
+        keys = ThreadKeys(cancel.thread_key)
+        stopped = await self._agent.cancel(keys, bytes.fromhex(cancel.turn_id))
+        return json_reply({"cancelled": stopped})
+
+    async def _complete(self, call: Call, _: str) -> Reply:
+        request = parse_chat_request(call.request.content)
+        persona = self._persona(request.model)
+        asked = header(call.request, PERSONA_DIGEST_HEADER)
+        if asked is not None:
+            self._check_version(persona, asked.decode("ascii", "replace"))
+        completion = self._completions.create(
+            CompletionCall(
+                request=request,
+                body=call.request.content,
+                persona=persona,
+                digest=self._digests[persona.handle],
+                keys=ThreadKeys(call.export(COMPLETION_RECEIPT_LABEL, KEY_BYTES)),
+                binding=call.binding,
+            )
+        )
+        named: Fields = ((RECEIPT_ID_HEADER, completion.shape.receipt_id.hex().encode()),)
+        try:
+            if not request.stream:
+                return Reply(200, (*_JSON, *named), await completion.whole())
+            if call.shaping is not Shaping.CADENCE:
+                # So that an engine that fails at once can still be told by a status. A cadence
+                # begins at once, or it would tell how long the first word took.
+                await completion.begun()
+        except ApiError as error:
+            return refusal(error, named)
+        except BaseException:
+            completion.abandon()
+            raise
+        return Reply(200, (*_EVENTS, *named), events=completion.events(), close=completion.abandon)
+
+    async def _models(self, call: Call, _: str) -> Reply:
+        models = [self._as_model(persona, call) for persona in self._library]
+        return json_reply({"object": "list", "data": models})
+
+    async def _model(self, call: Call, handle: str) -> Reply:
+        return json_reply(self._as_model(self._persona(handle), call))
+
+    def _as_model(self, persona: Persona, call: Call) -> dict[str, Any]:
+        digest = self._digests[persona.handle].hex()
+        created = call.binding.identity.claims.not_before
+        return model_object(persona, digest, created, self._notice)
+
+    async def _receipt(self, _: Call, receipt_id: str) -> Reply:
+        try:
+            sealed, proof = await self._outbox.handed_over(receipt_id)
+        except (redis.exceptions.RedisError, OSError):
+            raise ApiError(
+                503, "receipts_unavailable", "the store is away; ask again in a moment"
+            ) from None
+        if sealed is None and proof is None:
+            raise ApiError(404, "receipt_unknown", "no such receipt, or it is still on its way")
+        return json_reply(
+            {
+                "sealed": base64.b64encode(sealed).decode() if sealed is not None else None,
+                "proof": proof.decode() if proof is not None else None,
+            }
+        )
+
+    def _persona(self, handle: str) -> Persona:
+        try:
+            return self._library.get(handle)
+        except PersonaError as error:
+            raise ApiError(404, "model_not_found", str(error), "model") from None
+
+    def _check_version(self, persona: Persona, digest: str) -> None:
+        if self._digests[persona.handle].hex() != digest:
+            raise ApiError(
+                409,
+                "persona_mismatch",
+                f"this enclave's {persona.handle} is not the version that you asked for; "
+                "update Sottovoce on this device, or choose another enclave",
+            )
+
+
+async def _turn_events(turn: RunningTurn) -> AsyncGenerator[bytes, None]:
+    async for batch in turn.follow():
+        # What is ready together shares one piece; what comes first never waits.
+        yield b"".join(map(encode_event, batch))
