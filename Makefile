@@ -8,12 +8,13 @@ ENGINE  ?= embedded
 MODEL   ?=
 PERSONA ?= wren
 OPTIONS ?=
+SECONDS ?= 10
 
 BIN := $(VENV)/bin
 # Which environment the engine needs: vLLM is large, so it is installed only when asked for.
 ENGINE_STAMP := $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.base)
 
-.PHONY: run test check vllm bench lock toy clean
+.PHONY: run test check vllm bench fuzz lock toy clean
 
 run: $(ENGINE_STAMP) ## Start everything and open a chat
 	@exec $(BIN)/sotto up --allow-simulated --data "$(DATA)" --port $(PORT) --engine $(ENGINE) \
@@ -32,6 +33,9 @@ vllm: $(VENV)/.vllm ## Install vLLM (its CPU build where there is no GPU)
 
 bench: $(VENV)/.dev ## Performance, as ratios measured in one session
 	$(BIN)/python -m loadtest.bench
+
+fuzz: $(VENV)/.dev ## Fuzz every decoder, SECONDS each (TARGETS="sse cbor": only these)
+	$(BIN)/python tests/fuzz --seconds $(SECONDS) $(TARGETS)
 
 LOCK := uv pip compile --quiet --no-emit-index-url --no-annotate --no-header --python-version 3.11
 

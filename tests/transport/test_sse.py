@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -11,13 +13,19 @@ from transport.errors import LimitError, MessageError, UsageError
 from transport.sse import EventDecoder, encode_event
 
 STREAM = (
-    b"\xef\xbb\xbf: a comment\n\n"
+    b"\xef\xbb\xbfdata: first\n\n"
+    b": a comment\n\n"
     b'event: delta\ndata: {"a":1}\n\n'
     b"data:no space\r\ndata:  two spaces\r\n\r\n"
     b"id: 7\rdata\r\r"
+    b"data: a\r:a comment inside: data: no\r\ndata: b\n\n\n\n"
+    b": ends with a return\r:\r\r\n"
+    b" : no comment\n"
+    b"\xef\xbb\xbfdata: a second mark\n"
     b"data: [DONE]\n\n"
+    b":"
 )
-EVENTS = [b'{"a":1}', b"no space\n two spaces", b"", b"[DONE]"]
+EVENTS = [b"first", b'{"a":1}', b"no space\n two spaces", b"", b"a\nb", b"[DONE]"]
 
 
 def test_events_in_any_cut() -> None:
@@ -47,15 +55,64 @@ def test_an_event_ends_at_its_blank_line() -> None:
         decoder.finish()
 
 
-@pytest.mark.parametrize("flood", [b"data: " + b"x" * 100, b"data: x\n" * 20, b": " + b"x" * 100])
+@pytest.mark.parametrize("flood", [b"data: " + b"x" * 100, b"data: x\n" * 20, b"id: 1\r\n" * 20])
 def test_endless_events_are_refused(flood: bytes) -> None:
-    """One long line, many lines, or a comment without end pass no limit."""
+    """One long line, or many lines without a blank one, pass no limit."""
     with pytest.raises(LimitError):
         EventDecoder(limit=64).feed(flood)
     with pytest.raises(LimitError):
         decoder = EventDecoder(limit=64)
         for byte in flood:
             decoder.feed(bytes([byte]))
+
+
+def test_an_event_of_exactly_the_limit_passes_in_any_cut() -> None:
+    """Line ends do not count, so that a CRLF cut in two counts as one that is not."""
+    event = b"data: 0123\r\ndata: 4567\r\n\r\n"
+    for limit, passes in ((20, True), (19, False)):
+        for cut in range(len(event) + 1):
+            decoder = EventDecoder(limit)
+            try:
+                events = decoder.feed(event[:cut]) + decoder.feed(event[cut:])
+            except LimitError:
+                events = []
+            assert events == ([b"0123\n4567"] if passes else [])
+
+
+@pytest.mark.parametrize("padding", [b":" + b"." * 999 + b"\n\n", b":\r\n", b"\n", b"\r", b":."])
+def test_padding_costs_nothing(padding: bytes) -> None:
+    """Comments and blank lines, a mebibyte in one line or many, count for no event."""
+    flood = padding * ((1 << 20) // len(padding))
+    decoder = EventDecoder(limit=16)
+    tracemalloc.start()
+    try:
+        assert decoder.feed(flood + b"\ndata: a\n\n") == [b"a"]
+        for start in range(0, len(flood), 1000):
+            assert decoder.feed(flood[start : start + 1000]) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.feed(b"\ndata: 0123456789\n\n") == [b"0123456789"]
+    assert held < 8192
+
+
+def test_padding_inside_an_event_leaves_its_limit() -> None:
+    """A comment between the lines of an event is passed over; the event's own lines count on."""
+    decoder = EventDecoder(limit=16)
+    assert decoder.feed(b"data: a\n:" + b"." * 100 + b"\ndata: b\n\n") == [b"a\nb"]
+    with pytest.raises(LimitError):
+        decoder.feed(b"data: a\n:\ndata: b\n:\ndata: c\n\n")
+
+
+def test_an_end_inside_padding_loses_nothing() -> None:
+    """A stream may end inside a comment, but not inside a field's line."""
+    whole = EventDecoder()
+    whole.feed(b"data: a\n\n:...")
+    whole.finish()
+    cut = EventDecoder()
+    cut.feed(b"data: a\n\ndat")
+    with pytest.raises(MessageError):
+        cut.finish()
 
 
 def test_what_is_no_json_is_not_sent() -> None:

@@ -1,25 +1,31 @@
-"""Binary HTTP messages (RFC 9292): types, encoding and decoding, whole or piece by piece."""
+"""Binary HTTP messages (RFC 9292): types, encoding and decoding, whole or piece by piece.
+
+`transport.bhttp.rules` says which messages both ends refuse, and why.
+"""
 
 from transport.bhttp.decoder import (
-    Content,
-    End,
-    Event,
     RequestDecoder,
-    RequestHead,
     ResponseDecoder,
     decode_request,
     decode_response,
 )
+from transport.bhttp.encoder import (
+    RequestEncoder,
+    ResponseEncoder,
+    encode_request,
+    encode_response,
+)
 from transport.bhttp.messages import (
     DEFAULT_LIMITS,
+    Content,
+    End,
+    Event,
     Fields,
     Limits,
     Request,
+    RequestHead,
     Response,
-    ResponseEncoder,
     ResponseHead,
-    encode_request,
-    encode_response,
 )
 
 __all__ = [
@@ -31,6 +37,7 @@ __all__ = [
     "Limits",
     "Request",
     "RequestDecoder",
+    "RequestEncoder",
     "RequestHead",
     "Response",
     "ResponseDecoder",

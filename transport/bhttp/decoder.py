@@ -2,15 +2,20 @@
 
 A decoder is a table of steps, one per part of the message. Each step takes its part from the
 buffer if it is all there; content is passed on without waiting for the rest of its chunk. Limits
-are checked on lengths, before their bytes are awaited.
+are checked on lengths, before their bytes are awaited. What is refused stands in
+`transport.bhttp.rules`.
+
+Between two calls a decoder holds control data and one field section that are not yet whole: at most
+`Limits.header_bytes` bytes each, in at most `Limits.field_lines` field lines; nothing of content
+or padding. During a call it takes the input 64 KiB at a time, so that what it holds beside the
+events that it returns does not grow with the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from transport import varint
 from transport.bhttp.messages import (
@@ -19,44 +24,27 @@ from transport.bhttp.messages import (
     INDETERMINATE_RESPONSE,
     KNOWN_REQUEST,
     KNOWN_RESPONSE,
+    Content,
+    End,
+    Event,
     Fields,
     Limits,
     Request,
+    RequestHead,
     Response,
     ResponseHead,
+)
+from transport.bhttp.rules import (
+    ContentCount,
     check_control_data,
     check_field,
+    check_host,
+    check_trailers,
     is_informational,
 )
 from transport.errors import LimitError, MessageError, TruncatedError, UsageError
 
-
-@dataclass(frozen=True, slots=True)
-class RequestHead:
-    """Control data and header fields of a request."""
-
-    method: bytes
-    scheme: bytes
-    authority: bytes
-    path: bytes
-    headers: Fields = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A piece of content, never empty; pieces do not follow the sender's chunks."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The end of the message, with its trailer fields."""
-
-    trailers: Fields = ()
-
-
-Event = RequestHead | ResponseHead | Content | End
+_SLICE: Final = 1 << 16
 
 
 class _Part(Enum):
@@ -81,24 +69,19 @@ class _Decoder:
         self._part = _Part.FRAMING
         self._known = True
         self._fields: list[tuple[bytes, bytes]] = []
-        self._fields_bytes = 0
+        self._section_left: int | None = None  # of a known-length field section that has begun
+        self._header_bytes = 0
+        self._field_lines = 0
         self._chunk_left = 0
         self._content_left = limits.content_bytes
         self._content_begun = False
+        self._count = ContentCount()
+        self._pieces = bytearray()
         self._padding_left = limits.padding_bytes
         self._events: list[Event] = []
         self._over = False
-        self._steps: dict[_Part, Callable[[], bool]] = {
-            _Part.FRAMING: self._framing,
-            _Part.CONTROL: self._control,
-            _Part.HEADERS: self._headers,
-            _Part.CONTENT: self._content,
-            _Part.CHUNK: self._chunk,
-            _Part.TRAILERS: self._trailers,
-            _Part.PADDING: self._padding,
-        }
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """Take bytes in any cut; return what they complete.
 
         Raises:
@@ -106,12 +89,13 @@ class _Decoder:
             LimitError: A part is larger than the limits allow.
             UsageError: The message has ended or failed before.
         """
-        if self._over:
-            raise UsageError("this message has ended or failed; decode the next with a new decoder")
+        self._check_open()
         self._over = True  # until this call ends well
-        self._buffer += data
-        while self._buffer and self._steps[self._part]():
-            pass
+        for start in range(0, len(data), _SLICE):
+            self._buffer += data if len(data) <= _SLICE else data[start : start + _SLICE]
+            while self._buffer and _STEPS[self._part](self):
+                pass
+            self._pass_on()
         self._over = False
         return self._take_events()
 
@@ -124,25 +108,43 @@ class _Decoder:
 
         Raises:
             TruncatedError: The input ended inside a part.
+            MessageError: The content is not as long as its Content-Length says.
             UsageError: The message has ended or failed before.
         """
-        if self._over:
-            raise UsageError("this message has ended or failed; decode the next with a new decoder")
+        self._check_open()
         self._over = True
-        if self._buffer or self._fields or not self._may_end():
+        if not self._may_end():
             raise TruncatedError(f"the message ended inside its {self._part.name.lower()}")
         if self._part is _Part.HEADERS:
             self._end_headers()
+        if self._part is _Part.CONTENT:
+            self._count.end()
         if self._part is not _Part.PADDING:
             self._events.append(End())
         return self._take_events()
 
+    def _check_open(self) -> None:
+        if self._over:
+            raise UsageError("this message has ended or failed; decode the next with a new decoder")
+
     def _may_end(self) -> bool:
+        if self._buffer or self._fields or self._section_left is not None:
+            return False
         if self._part is _Part.HEADERS:
             return self._head_is_final()
         if self._part is _Part.CONTENT:
             return not self._content_begun
         return self._part in {_Part.TRAILERS, _Part.PADDING}
+
+    def _emit(self, event: Event) -> None:
+        self._pass_on()
+        self._events.append(event)
+
+    def _pass_on(self) -> None:
+        """Content gathered from the chunks of one slice leaves as one piece."""
+        if self._pieces:
+            self._events.append(Content(bytes(self._pieces)))
+            self._pieces = bytearray()
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -175,14 +177,19 @@ class _Decoder:
     def _take_fields(self) -> Fields:
         fields = tuple(self._fields)
         self._fields = []
-        self._fields_bytes = 0
         return fields
 
-    def _check_header_size(self, size: int) -> None:
-        if size > self._limits.header_bytes:
+    def _check_header_bytes(self, more: int) -> None:
+        if self._header_bytes + more > self._limits.header_bytes:
             raise LimitError(
-                f"header data of {size} bytes is over {self._limits.header_bytes}; send less"
+                f"header data of {self._header_bytes + more} bytes is over "
+                f"{self._limits.header_bytes}; send less"
             )
+
+    def _check_field_lines(self) -> None:
+        self._field_lines += 1
+        if self._field_lines > self._limits.field_lines:
+            raise LimitError(f"there are over {self._limits.field_lines} field lines; send fewer")
 
     def _length_prefixed(self, offset: int) -> tuple[int, int] | None:
         """Start and end of the length-prefixed bytes at `offset`, or None until all are here."""
@@ -190,8 +197,11 @@ class _Decoder:
         if header is None:
             return None
         length, start = header
-        self._check_header_size(length)
-        return (start, start + length) if start + length <= len(self._buffer) else None
+        end = start + length
+        if self._section_left is not None and end > self._section_left:
+            raise MessageError("a field line runs past the end of its section")
+        self._check_header_bytes(end)
+        return (start, end) if end <= len(self._buffer) else None
 
     def _headers(self) -> bool:
         if not self._field_section():
@@ -202,54 +212,53 @@ class _Decoder:
     def _trailers(self) -> bool:
         if not self._field_section():
             return False
-        self._events.append(End(self._take_fields()))
+        trailers = self._take_fields()
+        check_trailers(trailers)
+        self._emit(End(trailers))
         self._part = _Part.PADDING
         return True
 
     def _field_section(self) -> bool:
         """Gather field lines; True once the section is complete."""
-        if self._known:
-            span = self._length_prefixed(0)
-            if span is None:
-                return False
-            offset, end = span
-            while offset < end:
-                offset = self._field_line(offset, end)
-            del self._buffer[:end]
-            return True
-        return self._terminated_fields()
-
-    def _terminated_fields(self) -> bool:
-        """Field lines until a name of length zero (RFC 9292 section 3.2)."""
-        offset = 0
-        done = False
-        while not done:
-            header = varint.decode(self._buffer, offset)
+        if self._known and self._section_left is None:
+            header = varint.decode(self._buffer)
             if header is None:
-                break
-            if header[0] == 0:
-                offset, done = header[1], True
-                break
-            name = self._length_prefixed(offset)
-            value = None if name is None else self._length_prefixed(name[1])
-            if value is None:
-                break
-            self._check_header_size(self._fields_bytes + value[1] - offset)
-            self._fields_bytes += value[1] - offset
-            offset = self._field_line(offset, value[1])
-        del self._buffer[:offset]
-        return done
+                return False
+            length, offset = header
+            self._check_header_bytes(length)
+            self._section_left = length
+            del self._buffer[:offset]
+        while self._section_left != 0:
+            if not self._known and self._terminated():
+                return True
+            if not self._field_line():
+                return False
+        self._section_left = None
+        return True
 
-    def _field_line(self, offset: int, end: int) -> int:
-        """Read the field line at `offset`, which must lie before `end`; return its own end."""
-        name = self._length_prefixed(offset)
+    def _terminated(self) -> bool:
+        """Take the zero that ends an indeterminate-length section (RFC 9292 section 3.2)."""
+        header = varint.decode(self._buffer)
+        if header is None or header[0] != 0:
+            return False
+        del self._buffer[: header[1]]
+        return True
+
+    def _field_line(self) -> bool:
+        """Take one field line, once it is all there."""
+        name = self._length_prefixed(0)
         value = None if name is None else self._length_prefixed(name[1])
-        if name is None or value is None or value[1] > end:
-            raise MessageError("a field line runs past the end of its section")
+        if name is None or value is None:
+            return False
+        self._check_field_lines()
         line = bytes(self._buffer[slice(*name)]), bytes(self._buffer[slice(*value)])
         check_field(*line)
         self._fields.append(line)
-        return value[1]
+        self._header_bytes += value[1]
+        if self._section_left is not None:
+            self._section_left -= value[1]
+        del self._buffer[: value[1]]
+        return True
 
     def _content(self) -> bool:
         header = varint.decode(self._buffer)
@@ -259,27 +268,40 @@ class _Decoder:
         if length > self._content_left:
             raise LimitError(f"content is over {self._limits.content_bytes} bytes; send less")
         self._content_left -= length
+        self._count.add(length)
+        if self._known or length == 0:
+            self._count.end()
         self._chunk_left = length
         self._content_begun = True
-        if length == 0:
-            return self._advance(offset, _Part.TRAILERS)
-        return self._advance(offset, _Part.CHUNK)
+        return self._advance(offset, _Part.CHUNK if length else _Part.TRAILERS)
 
     def _chunk(self) -> bool:
-        piece = bytes(self._buffer[: self._chunk_left])
+        piece = self._buffer[: self._chunk_left]
+        self._pieces += piece
         self._chunk_left -= len(piece)
-        self._events.append(Content(piece))
         done = _Part.TRAILERS if self._known else _Part.CONTENT
         return self._advance(len(piece), _Part.CHUNK if self._chunk_left else done)
 
     def _padding(self) -> bool:
-        if any(self._buffer):
-            raise MessageError("bytes other than zero follow the message (RFC 9292 section 3.8)")
-        self._padding_left -= len(self._buffer)
-        if self._padding_left < 0:
+        zeros = len(self._buffer) - len(self._buffer.lstrip(b"\x00"))
+        if zeros > self._padding_left:
             raise LimitError(f"padding is over {self._limits.padding_bytes} bytes; pad less")
+        if zeros < len(self._buffer):
+            raise MessageError("bytes other than zero follow the message (RFC 9292 section 3.8)")
+        self._padding_left -= zeros
         self._buffer.clear()
         return False
+
+
+_STEPS: Final[dict[_Part, Callable[[_Decoder], bool]]] = {
+    _Part.FRAMING: _Decoder._framing,
+    _Part.CONTROL: lambda decoder: decoder._control(),
+    _Part.HEADERS: _Decoder._headers,
+    _Part.CONTENT: _Decoder._content,
+    _Part.CHUNK: _Decoder._chunk,
+    _Part.TRAILERS: _Decoder._trailers,
+    _Part.PADDING: _Decoder._padding,
+}
 
 
 class RequestDecoder(_Decoder):
@@ -302,7 +324,6 @@ class RequestDecoder(_Decoder):
                 return False
             spans.append(span)
             offset = span[1]
-        self._check_header_size(offset)
         method, scheme, authority, path = (bytes(self._buffer[slice(*span)]) for span in spans)
         check_control_data(method, scheme, authority, path)
         self._head = method, scheme, authority, path
@@ -312,7 +333,12 @@ class RequestDecoder(_Decoder):
         return True
 
     def _end_headers(self) -> None:
-        self._events.append(RequestHead(*self._head, headers=self._take_fields()))
+        head = RequestHead(*self._head, headers=self._take_fields())
+        self._head = (b"", b"", b"", b"")
+        check_host(head.scheme, head.authority, head.headers)
+        self._count = ContentCount(head.headers)
+        self._header_bytes = self._field_lines = 0
+        self._emit(head)
         self._part = _Part.CONTENT
 
 
@@ -328,14 +354,14 @@ class ResponseDecoder(_Decoder):
         """Decode one response within `limits`."""
         super().__init__(limits)
         self._status = 0
-        self._informational_bytes = 0
 
     def _control(self) -> bool:
         header = varint.decode(self._buffer)
         if header is None:
             return False
         self._status, offset = header
-        is_informational(self._status)
+        if is_informational(self._status):
+            self._check_field_lines()
         return self._advance(offset, _Part.HEADERS)
 
     def _head_is_final(self) -> bool:
@@ -343,13 +369,13 @@ class ResponseDecoder(_Decoder):
 
     def _end_headers(self) -> None:
         head = ResponseHead(self._status, self._take_fields())
-        self._events.append(head)
-        if not self._head_is_final():
-            # Informational responses repeat; together they stay within one header limit.
-            size = 8 + sum(len(name) + len(value) for name, value in head.headers)
-            self._informational_bytes += size
-            self._check_header_size(self._informational_bytes)
-        self._part = _Part.CONTENT if self._head_is_final() else _Part.CONTROL
+        self._emit(head)
+        if is_informational(head.status):
+            self._part = _Part.CONTROL
+            return
+        self._count = ContentCount(head.headers, may_be_empty=True)
+        self._header_bytes = self._field_lines = 0
+        self._part = _Part.CONTENT
 
 
 def _decode_whole(decoder: _Decoder, data: bytes) -> list[Event]:
