@@ -14,12 +14,66 @@ import cbor2
 from proofs.errors import UnreadableError
 
 MAX_UINT = 2**63 - 1
+_MAX_DEPTH = 8
+_MAX_PAIRS = 23  # as many as one byte can announce
+_UINT, _NINT, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
+_COSE_SIGN1 = 18
+_FALSE, _TRUE, _NULL = 20, 21, 22
 
 
 def encode(value: object) -> bytes:
     """The one encoding of `value`: integers, byte and text strings, arrays, maps, tags, null."""
     encoded: bytes = cbor2.dumps(value, canonical=True)
     return encoded
+
+
+def _head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Major type and argument of the item at `at`, and where its head ends (RFC 8949 section 3)."""
+    major, info = data[at] >> 5, data[at] & 0x1F
+    if info < 24:
+        return major, info, at + 1
+    size = 1 << (info - 24)
+    argument = data[at + 1 : at + 1 + size]
+    if size > 8 or len(argument) < size:
+        raise UnreadableError("an item is cut or of indefinite length")
+    return major, int.from_bytes(argument, "big"), at + 1 + size
+
+
+def _check_items(data: bytes) -> None:
+    """Refuse all but the few items used here, before a library makes objects of them.
+
+    In objects, a hundred bytes can be more than any memory holds: shared values (tags 28 and 29)
+    and maps that are keys of maps double with each level when they are encoded again, and equal
+    hashes make a map's keys quadratic. Numbers, dates and patterns come by other tags.
+    """
+    at = 0
+    left = [1]  # items that each open container still wants; keys and values of maps in turn
+    keys = [False]
+    while left:
+        if left[-1] == 0:
+            left.pop()
+            keys.pop()
+            continue
+        if at >= len(data):
+            raise UnreadableError("the last item is cut")
+        is_key = keys[-1] and left[-1] % 2 == 0
+        left[-1] -= 1
+        major, argument, at = _head(data, at)
+        if is_key and major not in (_UINT, _NINT):
+            raise UnreadableError("a map's key is no integer")
+        if major in (_BYTES, _TEXT):
+            at += argument
+        elif major in (_ARRAY, _MAP, _TAG):
+            if len(left) > _MAX_DEPTH or (major == _MAP and argument > _MAX_PAIRS):
+                raise UnreadableError("items are nested too deeply, or a map is too large")
+            if major == _TAG and argument != _COSE_SIGN1:
+                raise UnreadableError("a tag is none that is used here")
+            left.append({_ARRAY: argument, _MAP: 2 * argument, _TAG: 1}[major])
+            keys.append(major == _MAP)
+        elif major == _SIMPLE and data[at - 1] & 0x1F not in (_FALSE, _TRUE, _NULL):
+            raise UnreadableError("a number is no integer, or a value is unknown")
+    if at != len(data):
+        raise UnreadableError("bytes follow the last item, or it is cut")
 
 
 def decode(data: bytes, *, what: str, limit: int) -> object:
@@ -38,15 +92,14 @@ def decode(data: bytes, *, what: str, limit: int) -> object:
             f"{what} has {len(data)} bytes, more than the {limit} allowed. It is not one of ours."
         )
     try:
+        _check_items(data)
         value: object = cbor2.loads(data)
-        # Re-encoding also catches what cbor2 forgives, such as trailing bytes.
-        same = encode(value) == data
-    # Hostile input reaches decimal, date, regular expression and recursion errors in cbor2.
-    except Exception as error:
+    except (UnreadableError, cbor2.CBORDecodeError) as error:
         raise UnreadableError(
             f"{what} is not CBOR. It is damaged or something else: get it again."
         ) from error
-    if not same:
+    # Re-encoding catches unsorted and duplicate keys, and integers longer than needed.
+    if encode(value) != data:
         raise UnreadableError(
             f"{what} is not in deterministic CBOR, so its digest would mean nothing. "
             "It was changed or made by another program: get it again."

@@ -19,10 +19,16 @@ _DASH = "\u2014 "
 
 
 def _check_name(name: str) -> None:
-    if not name or "+" in name or any(c.isspace() or c < " " for c in name):
+    if not name or "+" in name or any(c.isspace() or c < " " or _is_half(c) for c in name):
         raise UnreadableError(
-            "A key name must not be empty nor hold spaces or '+'. Choose another."
+            "A key name must not be empty nor hold spaces or '+', and must be valid Unicode. "
+            "Choose another."
         )
+
+
+def _is_half(character: str) -> bool:
+    """Whether it is half of a surrogate pair, which UTF-8 cannot carry."""
+    return "\ud800" <= character <= "\udfff"
 
 
 def _key_id(name: str, public_key: bytes) -> bytes:
@@ -134,7 +140,7 @@ def parse_note(data: str) -> Note:
         raise UnreadableError(
             f"The note has more than {MAX_NOTE} characters. It is not one of ours."
         )
-    if any(c < " " and c != "\n" for c in data) or any("\ud800" <= c <= "\udfff" for c in data):
+    if any(c < " " and c != "\n" for c in data) or any(map(_is_half, data)):
         raise UnreadableError("The note holds control characters or no UTF-8. Get it again.")
     text, blank, tail = data.rpartition("\n\n")
     if not blank or not tail.endswith("\n"):

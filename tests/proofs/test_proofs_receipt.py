@@ -1,6 +1,7 @@
 """Receipts, claims and the CBOR beneath: one encoding each, and nothing else is read."""
 
 import dataclasses
+import tracemalloc
 
 import cbor2
 import pytest
@@ -263,3 +264,33 @@ def test_evidence_that_is_no_report_is_unreadable() -> None:
     for change in ({"cpu": b"\x80"}, {"gpu": b"\x80"}, {"cpu": good.gpu}, {"gpu": good.cpu}):
         with pytest.raises(UnreadableError):
             appraise(dataclasses.replace(Evidence(good.cpu, good.gpu), **change), claims())
+
+
+SHARED = b"\xd8\x1c\x82" + b"\xd8\x1d\x00" * 2  # tag 28: a value to be shared; tag 29: it again
+BOMBS = {
+    "a map as a key": b"\xa1\xa1\x00\x00\x00",
+    "maps as keys of maps": b"\xa1" * 45 + b"\x00" * 46,
+    "shared values": b"\x98\x40" + b"\xd8\x1c\x81\x00" + SHARED * 63,
+    "a value that holds itself": b"\xd8\x1c\x81\xd8\x1d\x00",
+    "deep arrays": b"\x81" * 5000 + b"\x00",
+    "an endless array": b"\x9b" + b"\xff" * 8,
+    "an endless string": b"\x5b" + b"\xff" * 8,
+    "many keys": b"\xb8\x18" + b"".join(b"\x18%c\x00" % key for key in range(24, 48)),
+    "a pattern": b"\xd8\x23\x61(",
+    "a fraction": b"\xc4\x82\x1b" + b"\x7f" * 8 + b"\x01",
+    "a float": b"\xf9\x00\x00",
+    "indefinite length": b"\x9f\xff",
+}
+
+
+@pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS)
+def test_cbor_that_grows_is_refused_before_it_does(data: bytes) -> None:
+    """A few bytes that a library would spend memory or hours on are refused by their heads."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableError):
+            cbor.decode(data, what="it", limit=1 << 20)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 65536
