@@ -17,8 +17,10 @@ from typing import Any
 import orjson
 import uvloop
 
+from loadtest.attack import attack
 from loadtest.bench_functions import seal, verify
 from loadtest.bench_path import path
+from loadtest.bench_relay import relay
 from loadtest.rounds import Comparison, Effort, progress
 from runtime.commands.common import print_json, say
 from runtime.errors import Exit, SottoError
@@ -30,6 +32,8 @@ BENCHES: dict[str, Callable[[Effort], Iterator[Comparison] | AsyncIterator[Compa
     "seal": seal,
     "verify": verify,
     "path": path,
+    "relay": relay,
+    "shaping": attack,
 }
 
 

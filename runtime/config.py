@@ -16,6 +16,7 @@ from runtime.wire import GatewayName
 Port = Annotated[int, Field(ge=0, le=65535)]
 # TOML has no type for these two: a path is written as text, and a URL may hold a password.
 _Path = Annotated[Path, Field(strict=False)]
+RelayUrl = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
 _SecretUrl = Annotated[str, Field(repr=False)]
 
 
@@ -58,24 +59,40 @@ class EnclaveConfig(_Config):
 
 
 class EdgeConfig(_Config):
-    """The websocket edge."""
+    """The websocket edge.
+
+    Attributes:
+        relay_urls: Base addresses of the relays, of which each stream takes one at random.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8470
     metrics_port: Port = 9470
     redis_url: _SecretUrl
-    relay_url: str
+    relay_urls: Annotated[tuple[RelayUrl, ...], Field(min_length=1, strict=False)]
     max_sockets: Annotated[int, Field(ge=1)] = 10_000
     resume_s: Annotated[float, Field(ge=0)] = 60.0
 
 
 class RelayRoleConfig(_Config):
-    """The relay: names of gateways and where they are. It needs nothing else."""
+    """The relay: names of gateways and where they are. It needs nothing else.
+
+    The limits are explained in `transport.relay.config.RelayConfig`.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8471
     metrics_port: Port = 9471
     gateways: Annotated[dict[GatewayName, str], Field(min_length=1)]
+    max_streams: Annotated[int, Field(ge=1)] = 4096
+    max_client_streams: Annotated[int, Field(ge=1)] = 1024
+    max_connections: Annotated[int, Field(ge=1)] = 8192
+    max_request_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    max_response_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    head_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    idle_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    exchange_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 

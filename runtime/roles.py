@@ -24,6 +24,7 @@ from runtime.serving import port_error
 from runtime.telemetry import serve_metrics, setup_logging
 
 Stop = asyncio.Event
+Listening = Callable[[int, int], None]
 
 
 async def _edge(path: Path, stop: Stop) -> None:
@@ -42,8 +43,13 @@ async def _relay(path: Path, stop: Stop) -> None:
     await run_relay(load_config(RelayRoleConfig, path), stop)
 
 
-async def run_relay(config: RelayRoleConfig, stop: Stop) -> None:
-    """The relay needs no more than names and addresses of gateways."""
+async def run_relay(
+    config: RelayRoleConfig, stop: Stop, *, listening: Listening | None = None
+) -> None:
+    """The relay needs no more than names and addresses of gateways.
+
+    `listening` is told the ports of the relay and of its metrics.
+    """
     from prometheus_client import CollectorRegistry
 
     from transport.errors import UsageError
@@ -51,19 +57,18 @@ async def run_relay(config: RelayRoleConfig, stop: Stop) -> None:
     from transport.relay.server import serve
 
     registry = CollectorRegistry()
-    serve_metrics(registry, config.metrics_port)
     try:
-        relay = RelayConfig(
-            host=config.host,
-            port=config.port,
-            gateways=config.gateways,
-            drain_s=config.drain_s,
-            registry=registry,
-        )
+        relay = RelayConfig(**config.model_dump(exclude={"metrics_port"}), registry=registry)
     except UsageError as error:
         raise SetupError(str(error)) from None
+    metrics, _ = serve_metrics(registry, config.metrics_port)
+
+    def started(port: int) -> None:
+        if listening is not None:
+            listening(port, metrics.server_port)
+
     try:
-        await serve(relay, stop)
+        await serve(relay, stop, started=started)
     except OSError as error:
         raise port_error(config.host, config.port, error) from None
 

@@ -176,13 +176,15 @@ def _roles(options: UpOptions, urls: dict[str, str], http: aiohttp.ClientSession
             port=port + 1,
             metrics_port=metrics["relay"],
             gateways={"enclave-0": enclave},
+            # The edge is its one client.
+            max_client_streams=4096,
             drain_s=_RELAY_DRAIN_S,
         ),
         "edge": EdgeConfig(
             port=port,
             metrics_port=metrics["edge"],
             redis_url=urls["edge"],
-            relay_url=f"http://{HOST}:{port + 1}",
+            relay_urls=(f"http://{HOST}:{port + 1}",),
         ),
     }
     ports = {"log": port + 3, "enclave": port + 2, "relay": port + 1, "edge": port}

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from transport.relay.name import GATEWAY_NAME
+
 SUBPROTOCOL = "sotto.v1"
 MAX_TEXT_BYTES = 64 * 1024
 MAX_BINARY_BYTES = 64 * 1024
@@ -85,7 +87,7 @@ class _Event(BaseModel):
 StreamId = Annotated[int, Field(ge=1, le=2**32 - 1)]
 Token = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 ReceiptId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-GatewayName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+GatewayName = Annotated[str, Field(pattern=f"^{GATEWAY_NAME}$")]
 
 
 class ResponseCreate(_Event):
@@ -141,6 +143,11 @@ ClientEvent = Annotated[
     Field(discriminator="type"),
 ]
 _CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
+_MEMBERS = frozenset(
+    name
+    for model in (ResponseCreate, StreamReset, SessionResume, ReceiptSubscribe)
+    for name in model.model_fields
+)
 
 
 def decode_client_event(text: str | bytes) -> ClientEvent:
@@ -156,7 +163,8 @@ def decode_client_event(text: str | bytes) -> ClientEvent:
                 "the event's type is not one that this server knows; see docs/protocol.md",
                 code="unknown_event",
             ) from None
-        place = ".".join(str(part) for part in first["loc"]) or "event"
+        # A place may hold members that the device made up, which are input too.
+        place = ".".join(str(part) for part in first["loc"] if part in _MEMBERS) or "event"
         raise WireError(f"{place}: {first['msg']}") from None
 
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from transport.errors import LimitError, MessageError, UsageError
 from transport.mux_frames import (
+    HEADER_BYTES,
     MAX_CREDIT,
     MAX_PAYLOAD,
     MAX_STREAM_ID,
@@ -31,6 +32,7 @@ from transport.mux_frames import (
     decode_window,
     encode_frame,
     encode_head,
+    encode_header,
     encode_open,
     encode_reset,
     encode_window,
@@ -83,9 +85,11 @@ class HeadReceived:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class DataReceived:
-    """Bytes came; call `consumed` when they are used, or the sender runs out of credit."""
+class DataReceived(NamedTuple):
+    """Bytes came; call `consumed` when they are used, or the sender runs out of credit.
+
+    A tuple, since a relay makes one for every chunk: a frozen dataclass takes twice the time.
+    """
 
     stream_id: int
     data: bytes
@@ -118,12 +122,37 @@ Event = StreamOpened | HeadReceived | DataReceived | StreamEnded | StreamReset |
 
 
 @dataclass(slots=True)
+class Meter:
+    """Bytes that passed in one direction of a stream, and how many may."""
+
+    limit: int
+    passed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """Where the data of a stream go on arrival, instead of into events.
+
+    Attributes:
+        onward, stream_id: The connection and its stream, which has `_Stream.local` in BODY.
+        meter: Counts what is passed on.
+        wake: Called when `onward` has something to send and had nothing before.
+    """
+
+    onward: MuxConnection
+    stream_id: int
+    meter: Meter
+    wake: Callable[[], None]
+
+
+@dataclass(slots=True)
 class _Stream:
     local: _Phase
     remote: _Phase
     send_window: int = INITIAL_WINDOW
     receive_window: int = INITIAL_WINDOW
     unreturned: int = 0
+    splice: Splice | None = None
 
 
 class MuxConnection:
@@ -132,7 +161,7 @@ class MuxConnection:
     def __init__(self, role: Role, *, max_streams: int = DEFAULT_MAX_STREAMS) -> None:
         """Start a connection that carries at most `max_streams` streams at once."""
         self._role = role
-        self._max_streams = max_streams
+        self.max_streams = max_streams
         self._streams: dict[int, _Stream] = {}
         self._last_id = 0
         self._out: list[bytes] = []
@@ -142,7 +171,6 @@ class MuxConnection:
         self._handlers: dict[FrameType, Callable[[Frame], Event | None]] = {
             FrameType.OPEN: self._on_open,
             FrameType.HEAD: self._on_head,
-            FrameType.DATA: self._on_data,
             FrameType.END: self._on_end,
             FrameType.RESET: self._on_reset,
             FrameType.WINDOW: self._on_window,
@@ -173,7 +201,12 @@ class MuxConnection:
         events: list[Event] = []
         self._failed = True  # until this call ends well
         for frame in self._parser.feed(data):
-            event = self._handlers[frame.type](frame)
+            # Nearly all frames are DATA, so they have no part in the table.
+            event = (
+                self._on_data(frame)
+                if frame[0] is FrameType.DATA
+                else self._handlers[frame[0]](frame)
+            )
             if event is not None:
                 events.append(event)
         self._failed = False
@@ -182,76 +215,114 @@ class MuxConnection:
     def _on_open(self, frame: Frame) -> Event | None:
         if self._role is Role.CLIENT:
             raise MessageError("the server sent OPEN; only clients open streams")
-        if frame.stream_id <= self._last_id:
-            raise MessageError(f"stream {frame.stream_id} opened out of order")
-        target, content_type = decode_open(frame.payload)
-        self._last_id = frame.stream_id
-        if len(self._streams) >= self._max_streams:
-            self._queue(encode_reset(frame.stream_id, ResetCode.REFUSED))
+        _, stream_id, payload = frame
+        if stream_id <= self._last_id:
+            raise MessageError(f"stream {stream_id} opened out of order")
+        target, content_type = decode_open(payload)
+        self._last_id = stream_id
+        if len(self._streams) >= self.max_streams:
+            self._queue(encode_reset(stream_id, ResetCode.REFUSED))
             return None
-        self._streams[frame.stream_id] = _Stream(local=_Phase.HEAD, remote=_Phase.BODY)
-        return StreamOpened(frame.stream_id, target, content_type)
+        self._streams[stream_id] = _Stream(local=_Phase.HEAD, remote=_Phase.BODY)
+        return StreamOpened(stream_id, target, content_type)
 
     def _receiving(self, frame: Frame) -> _Stream | None:
         """The frame's stream, or None if it is over: frames may cross a reset on the wire."""
-        stream = self._streams.get(frame.stream_id)
-        if stream is None and not 1 <= frame.stream_id <= self._last_id:
-            raise MessageError(f"{frame.type.name} on stream {frame.stream_id}, which never opened")
+        frame_type, stream_id, _ = frame
+        stream = self._streams.get(stream_id)
+        if stream is None and not 1 <= stream_id <= self._last_id:
+            raise MessageError(f"{frame_type.name} on stream {stream_id}, which never opened")
         return stream
 
     def _advance_remote(self, frame: Frame) -> _Stream | None:
         stream = self._receiving(frame)
         if stream is not None:
-            phase = _TRANSITIONS.get((stream.remote, frame.type))
+            frame_type, stream_id, _ = frame
+            phase = _TRANSITIONS.get((stream.remote, frame_type))
             if phase is None:
                 raise MessageError(
-                    f"{frame.type.name} on stream {frame.stream_id} while its peer's side is in "
+                    f"{frame_type.name} on stream {stream_id} while its peer's side is in "
                     f"{stream.remote.name}"
                 )
             stream.remote = phase
         return stream
 
     def _on_head(self, frame: Frame) -> Event | None:
-        status, content_type = decode_head(frame.payload)
+        status, content_type = decode_head(frame[2])
         if self._advance_remote(frame) is None:
             return None
-        return HeadReceived(frame.stream_id, status, content_type)
+        return HeadReceived(frame[1], status, content_type)
 
     def _on_data(self, frame: Frame) -> Event | None:
-        if not frame.payload:
+        _, stream_id, payload = frame
+        if not payload:
             raise MessageError("a DATA frame is empty")
-        stream = self._advance_remote(frame)
-        if stream is None:
-            return None
-        if len(frame.payload) > stream.receive_window:
-            raise LimitError(f"the peer sent more on stream {frame.stream_id} than its credit")
-        stream.receive_window -= len(frame.payload)
-        return DataReceived(frame.stream_id, frame.payload)
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.remote is not _Phase.BODY:
+            stream = self._advance_remote(frame)
+            if stream is None:
+                return None
+        size = len(payload)
+        if size > stream.receive_window:
+            raise LimitError(f"the peer sent more on stream {stream_id} than its credit")
+        stream.receive_window -= size
+        splice = stream.splice
+        if splice is not None:
+            if splice.onward._forward(splice, payload, size):
+                stream.unreturned += size
+                if stream.unreturned >= INITIAL_WINDOW // 2:
+                    self._give_credit(stream_id, stream)
+                return None
+            # What comes next may not overtake this.
+            stream.splice = None
+        return DataReceived(stream_id, payload)
+
+    def _forward(self, splice: Splice, payload: bytes, size: int) -> bool:
+        """Queue a frame's payload that came on another connection, if it may pass now.
+
+        What `send` does, in as few steps as there can be: a relay comes by once for every chunk.
+        """
+        meter = splice.meter
+        stream = self._streams.get(splice.stream_id)
+        if (
+            stream is None
+            or stream.local is not _Phase.BODY
+            or size > stream.send_window
+            or meter.passed + size > meter.limit
+        ):
+            return False
+        meter.passed += size
+        stream.send_window -= size
+        if not self._out:
+            splice.wake()
+        self._out += (encode_header(FrameType.DATA, splice.stream_id, size), payload)
+        self._out_bytes += HEADER_BYTES + size
+        return True
 
     def _on_end(self, frame: Frame) -> Event | None:
-        if frame.payload:
+        if frame[2]:
             raise MessageError("an END frame holds nothing")
         if self._advance_remote(frame) is None:
             return None
-        self._drop_if_ended(frame.stream_id)
-        return StreamEnded(frame.stream_id)
+        self._drop_if_ended(frame[1])
+        return StreamEnded(frame[1])
 
     def _on_reset(self, frame: Frame) -> Event | None:
-        code = decode_reset(frame.payload)
+        code = decode_reset(frame[2])
         if self._receiving(frame) is None:
             return None
-        del self._streams[frame.stream_id]
-        return StreamReset(frame.stream_id, code)
+        del self._streams[frame[1]]
+        return StreamReset(frame[1], code)
 
     def _on_window(self, frame: Frame) -> Event | None:
-        credit = decode_window(frame.payload)
+        credit = decode_window(frame[2])
         stream = self._receiving(frame)
         if stream is None:
             return None
         stream.send_window += credit
         if stream.send_window > MAX_CREDIT:
-            raise MessageError(f"the credit of stream {frame.stream_id} overflows")
-        return WindowOpened(frame.stream_id, stream.send_window)
+            raise MessageError(f"the credit of stream {frame[1]} overflows")
+        return WindowOpened(frame[1], stream.send_window)
 
     # Sending
 
@@ -264,7 +335,7 @@ class MuxConnection:
         """
         if self._role is Role.SERVER:
             raise UsageError("only clients open streams")
-        if len(self._streams) >= self._max_streams or self._last_id >= MAX_STREAM_ID:
+        if len(self._streams) >= self.max_streams or self._last_id >= MAX_STREAM_ID:
             raise LimitError(
                 f"{len(self._streams)} streams are open; wait for one to end or use another "
                 "connection"
@@ -305,15 +376,23 @@ class MuxConnection:
         if data:
             stream = self._advance_local(stream_id, FrameType.DATA)
             stream.send_window = writable = writable - len(data)
-            view = memoryview(data)
             for start in range(0, len(data), MAX_PAYLOAD):
-                piece = view[start : start + MAX_PAYLOAD]
-                self._queue(encode_frame(FrameType.DATA, stream_id, piece))
+                piece = data[start : start + MAX_PAYLOAD]
+                self._queue(encode_header(FrameType.DATA, stream_id, len(piece)), piece)
         if end:
             self._advance_local(stream_id, FrameType.END)
             self._queue(encode_frame(FrameType.END, stream_id))
             self._drop_if_ended(stream_id)
         return writable
+
+    def splice(self, stream_id: int, splice: Splice | None) -> None:
+        """Pass data of a stream on as they come, without events, or stop doing so.
+
+        It ends by itself where data cannot pass at once: those come as `DataReceived`.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.splice = splice
 
     def reset(self, stream_id: int, code: int = ResetCode.CANCELLED) -> None:
         """Abandon a stream; nothing happens if it is over."""
@@ -335,9 +414,12 @@ class MuxConnection:
             raise UsageError(f"stream {stream_id} consumed more than it received")
         stream.unreturned += size
         if stream.unreturned >= INITIAL_WINDOW // 2:
-            self._queue(encode_window(stream_id, stream.unreturned))
-            stream.receive_window += stream.unreturned
-            stream.unreturned = 0
+            self._give_credit(stream_id, stream)
+
+    def _give_credit(self, stream_id: int, stream: _Stream) -> None:
+        self._queue(encode_window(stream_id, stream.unreturned))
+        stream.receive_window += stream.unreturned
+        stream.unreturned = 0
 
     def data_to_send(self) -> bytes:
         """Everything queued since the last call."""
@@ -346,9 +428,9 @@ class MuxConnection:
         self._out_bytes = 0
         return data
 
-    def _queue(self, data: bytes) -> None:
-        self._out.append(data)
-        self._out_bytes += len(data)
+    def _queue(self, frame: bytes, payload: bytes = b"") -> None:
+        self._out += (frame, payload)
+        self._out_bytes += len(frame) + len(payload)
 
     def _drop_if_ended(self, stream_id: int) -> None:
         stream = self._streams[stream_id]

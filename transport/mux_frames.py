@@ -14,8 +14,6 @@ Integers are big-endian. Target and content type are visible ASCII.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -26,6 +24,7 @@ MAX_STREAM_ID: Final = (1 << 32) - 1
 MAX_CREDIT: Final = (1 << 32) - 1
 
 _HEADER = struct.Struct("!II")
+HEADER_BYTES: Final = _HEADER.size
 _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!I")
 
@@ -53,18 +52,22 @@ class ResetCode(IntEnum):
     LINK_CLOSED = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One parsed frame; the payload's format depends on the type."""
+_TYPES: Final = {int(one): one for one in FrameType}
 
-    type: FrameType
-    stream_id: int
-    payload: bytes
+
+Frame = tuple[FrameType, int, bytes]
+"""Type, stream id and payload, whose format depends on the type. Bare, since a relay reads one for
+every chunk: a named tuple takes ten times as long to make, a frozen dataclass twenty."""
 
 
 def encode_frame(frame_type: FrameType, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
     """Encode one frame."""
-    return _HEADER.pack(frame_type << 24 | len(payload), stream_id) + payload
+    return encode_header(frame_type, stream_id, len(payload)) + payload
+
+
+def encode_header(frame_type: FrameType, stream_id: int, length: int) -> bytes:
+    """Encode what precedes a payload of `length` bytes."""
+    return _HEADER.pack(frame_type << 24 | length, stream_id)
 
 
 def _text(value: str) -> bytes:
@@ -140,37 +143,38 @@ def decode_window(payload: bytes) -> int:
 class FrameParser:
     """Cuts a byte stream into frames, holding at most one incomplete frame between calls."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_rest",)
 
     def __init__(self) -> None:
         """Start at a frame boundary."""
-        self._buffer = bytearray()
+        self._rest = b""
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that `data` completes.
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes.
 
         Raises:
             LimitError: A frame's payload is over `MAX_PAYLOAD`.
             MessageError: A frame's type is unknown.
         """
-        self._buffer += data
-        buffer = self._buffer
-        offset = 0
-        try:
-            while len(buffer) - offset >= _HEADER.size:
-                word, stream_id = _HEADER.unpack_from(buffer, offset)
-                length = word & 0xFF_FFFF
-                if length > MAX_PAYLOAD:
-                    raise LimitError(f"a frame of {length} bytes is over {MAX_PAYLOAD}")
-                try:
-                    frame_type = FrameType(word >> 24)
-                except ValueError:
-                    raise MessageError(f"frame type {word >> 24} is unknown") from None
-                end = offset + _HEADER.size + length
-                if end > len(buffer):
-                    break
-                payload = bytes(buffer[offset + _HEADER.size : end])
-                offset = end
-                yield Frame(frame_type, stream_id, payload)
-        finally:
-            del buffer[:offset]
+        if self._rest:
+            data = self._rest + data
+        # Names of this call's own: this loop runs once for every chunk that a relay passes on.
+        unpack, types, header = _HEADER.unpack_from, _TYPES, HEADER_BYTES
+        frames: list[Frame] = []
+        offset, last = 0, len(data) - header
+        while offset <= last:
+            word, stream_id = unpack(data, offset)
+            length = word & 0xFF_FFFF
+            if length > MAX_PAYLOAD:
+                raise LimitError(f"a frame of {length} bytes is over {MAX_PAYLOAD}")
+            frame_type = types.get(word >> 24)
+            if frame_type is None:
+                raise MessageError(f"frame type {word >> 24} is unknown")
+            start = offset + header
+            end = start + length
+            if end > len(data):
+                break
+            frames.append((frame_type, stream_id, data[start:end]))
+            offset = end
+        self._rest = data[offset:]
+        return frames

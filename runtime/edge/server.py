@@ -1,4 +1,4 @@
-"""The edge as a process: websockets for devices, one link to the relay, receipts from Redis.
+"""The edge as a process: websockets for devices, links to the relays, receipts from Redis.
 
 It knows addresses and timing, and nothing of what is said (docs/architecture.md). It keeps no
 state but live sessions, so any number of edges can stand side by side.
@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 from runtime.config import EdgeConfig
 from runtime.edge.receipts import ReceiptDesk
 from runtime.edge.session import Session
-from runtime.edge.upstream import RelayLink
+from runtime.edge.upstream import RelayLinks
 from runtime.redis_client import connect_redis, hash_fields
 from runtime.serving import cancelled, port_error, until_stopped
 from runtime.streams import ENCLAVES_SET, enclave_key
@@ -62,13 +62,13 @@ class Edge:
         self,
         config: EdgeConfig,
         client: redis.asyncio.Redis,
-        relay: RelayLink,
+        relays: RelayLinks,
         desk: ReceiptDesk,
         metrics: EdgeMetrics,
     ) -> None:
         self._config = config
         self._redis = client
-        self._relay = relay
+        self._relays = relays
         self._desk = desk
         self._metrics = metrics
         self._detached: dict[str, tuple[Session, asyncio.TimerHandle]] = {}
@@ -81,7 +81,7 @@ class Edge:
             return
         self._sockets += 1
         self._metrics.sockets.inc()
-        session = Session(self._relay, self._metrics)
+        session = Session(self._relays, self._metrics)
         try:
             await self._converse(socket, session)
         finally:
@@ -130,7 +130,7 @@ class Edge:
     async def _event(self, session: Session, event: object) -> None:
         match event:
             case ResponseCreate(stream=stream, gateway=gateway):
-                await session.open_stream(stream, gateway)
+                session.open_stream(stream, gateway)
             case StreamReset(stream=stream):
                 session.reset_stream(stream)
             case ReceiptSubscribe(receipt_ids=receipt_ids):
@@ -230,9 +230,9 @@ async def serve(config: EdgeConfig, stop: asyncio.Event) -> None:
     registry = CollectorRegistry()
     metrics = EdgeMetrics(registry)
     async with aiohttp.ClientSession() as http_session, connect_redis(config.redis_url) as client:
-        relay = RelayLink(http_session, config.relay_url)
+        relays = RelayLinks(http_session, config.relay_urls)
         desk = ReceiptDesk(client, metrics)
-        edge = Edge(config, client, relay, desk, metrics)
+        edge = Edge(config, client, relays, desk, metrics)
         serve_metrics(registry, config.metrics_port)
         tail = asyncio.create_task(desk.run())
         try:
@@ -243,7 +243,7 @@ async def serve(config: EdgeConfig, stop: asyncio.Event) -> None:
         finally:
             await cancelled([tail])
             edge.close()
-            await relay.close()
+            await relays.close()
 
 
 async def _listen(config: EdgeConfig, edge: Edge) -> Server:

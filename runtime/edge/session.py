@@ -8,6 +8,8 @@ sends the same turn again, sealed anew: an answered turn is not answered twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http
 import logging
 import secrets
 from collections import deque
@@ -16,7 +18,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from runtime.edge.upstream import RelayLink
+from runtime.edge.upstream import RelayLinks, RelayStream
 from runtime.telemetry import EdgeMetrics
 from runtime.wire import (
     CLOSE_SLOW,
@@ -28,7 +30,7 @@ from runtime.wire import (
     encode_event,
 )
 from transport import media
-from transport.errors import LimitError, TransportError
+from transport.errors import TransportError
 from transport.relay.link import Stream
 
 log = logging.getLogger(__name__)
@@ -52,9 +54,11 @@ _STREAMS_PER_S = 4.0
 class _SealedStream:
     """One request and response; the edge sees lengths and nothing else."""
 
-    def __init__(self, stream_id: int, upstream: Stream, opened: float) -> None:
+    def __init__(self, stream_id: int, opened: float) -> None:
         self.stream_id = stream_id
-        self.upstream = upstream
+        self.upstream: Stream | None = None
+        # What came of the request before a relay was found.
+        self.early = bytearray()
         self.request_bytes = 0
         self.request_ended = False
         self.sent_at = opened
@@ -96,14 +100,14 @@ class Session:
     """Streams and events of one device, attached to at most one socket.
 
     Args:
-        relay: Where sealed requests go.
+        relays: Where sealed requests go.
         metrics: Counters.
     """
 
-    def __init__(self, relay: RelayLink, metrics: EdgeMetrics) -> None:
+    def __init__(self, relays: RelayLinks, metrics: EdgeMetrics) -> None:
         self.token = secrets.token_urlsafe(24)
         self.subscriptions: dict[str, set[str]] = {}
-        self._relay = relay
+        self._relays = relays
         self._metrics = metrics
         self._streams: dict[int, _SealedStream] = {}
         self._last_id = 0
@@ -129,8 +133,8 @@ class Session:
         pushed.add(kind)
         return True
 
-    async def open_stream(self, stream_id: int, gateway: str) -> None:
-        """Open a stream to a gateway through the relay."""
+    def open_stream(self, stream_id: int, gateway: str) -> None:
+        """Open a stream to a gateway through a relay."""
         if stream_id <= self._last_id:
             self.push(_failed(stream_id, "stream_reused", "stream ids rise within a session"))
             return
@@ -146,17 +150,12 @@ class Session:
                 _failed(stream_id, "rate_limited", "too many turns at once; send it again later")
             )
             return
-        try:
-            link = await self._relay.get()
-            upstream = link.open(gateway, media.OHTTP_CHUNKED_REQUEST)
-        except (TransportError, LimitError) as error:
-            self.push(_failed(stream_id, "relay_away", str(error)))
-            return
-        stream = _SealedStream(stream_id, upstream, loop.time())
+        stream = _SealedStream(stream_id, loop.time())
         self._streams[stream_id] = stream
         stream.deadline = loop.call_later(_REQUEST_S, self._expire_request, stream)
         self._metrics.streams.inc()
-        stream.task = asyncio.create_task(self._pump(stream))
+        # A relay that is slow to answer holds up this stream, and not the device's others.
+        stream.task = asyncio.create_task(self._run(stream, gateway))
 
     async def receive(self, frame: Frame) -> None:
         """Pass sealed bytes of a request on, the moment they come."""
@@ -174,6 +173,9 @@ class Session:
             return
         stream.request_ended = frame.end
         stream.sent_at = asyncio.get_running_loop().time()
+        if stream.upstream is None:
+            stream.early += frame.data
+            return
         try:
             await stream.upstream.send(frame.data, end=frame.end)
         except TransportError:
@@ -270,19 +272,38 @@ class Session:
         self._sequence += 1
         return encode_event({**event, "sequence_number": self._sequence})
 
-    async def _pump(self, stream: _SealedStream) -> None:
-        """Move the response from the relay into the session as it comes."""
+    async def _run(self, stream: _SealedStream, gateway: str) -> None:
+        """Find a relay, send what came of the request until then, and pump the response."""
         try:
-            status, content_type = await stream.upstream.head()
+            way = await self._relays.open(gateway)
+        except TransportError as error:
+            self._drop(stream, "relay_away")
+            self._fail(stream.stream_id, "relay_away", str(error))
+            return
+        stream.upstream = way.stream
+        with contextlib.suppress(TransportError):  # the pump sees it too, and tells the device
+            # It waits for nothing, so no later frame overtakes it: a whole request is within the
+            # credit of a new stream.
+            await way.stream.send(bytes(stream.early), end=stream.request_ended)
+        stream.early.clear()
+        await self._pump(stream, way)
+
+    async def _pump(self, stream: _SealedStream, way: RelayStream) -> None:
+        """Move the response from the relay into the session as it comes."""
+        upstream = way.stream
+        try:
+            status, content_type = await upstream.head()
+            if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+                way.avoid_relay()
             if content_type != media.OHTTP_CHUNKED_RESPONSE:
                 body = bytearray()
-                while (data := await stream.upstream.receive()) and len(body) < _PROBLEM_BYTES:
+                while (data := await upstream.receive()) and len(body) < _PROBLEM_BYTES:
                     body += data
                 text = body[:_PROBLEM_BYTES].decode("utf-8", "replace")
                 self._drop(stream, "refused")
                 self._fail(stream.stream_id, "gateway_refused", text, status=status)
                 return
-            while (data := await stream.upstream.receive()) is not None:
+            while (data := await upstream.receive()) is not None:
                 if stream.total == 0:
                     waited = asyncio.get_running_loop().time() - stream.sent_at
                     self._metrics.first_byte.observe(waited)
@@ -308,7 +329,8 @@ class Session:
             return
         self._metrics.streams.dec()
         self._metrics.streams_total.labels(outcome).inc()
-        stream.upstream.reset()
+        if stream.upstream is not None:
+            stream.upstream.reset()
         if stream.deadline is not None:
             stream.deadline.cancel()
         if stream.task is not None and stream.task is not asyncio.current_task():

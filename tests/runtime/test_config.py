@@ -24,7 +24,12 @@ from runtime.errors import Exit, SetupError
 SECRET = "hunter2-of-redis"  # noqa: S105 - of no server
 URL = f"unix://enclave:{SECRET}@/run/valkey.sock"
 CONFIGS = [
-    EdgeConfig(port=0, redis_url=URL, relay_url="http://127.0.0.1:8471", resume_s=0),
+    EdgeConfig(
+        port=0,
+        redis_url=URL,
+        relay_urls=("http://127.0.0.1:8471", "https://b.example/r"),
+        resume_s=0,
+    ),
     EnclaveConfig(
         gateway="enclave-7",
         redis_url=URL,
@@ -36,7 +41,7 @@ CONFIGS = [
     RelayRoleConfig(gateways={"enclave-0": "http://127.0.0.1:1", "enclave-1": "http://[::1]:2"}),
     LogRoleConfig(redis_url=URL, directory=Path("/data/log"), key_file=Path("/data/log.key")),
 ]
-EDGE = 'redis_url = "redis://localhost"\nrelay_url = "http://localhost:8471"\n'
+EDGE = 'redis_url = "redis://localhost"\nrelay_urls = ["http://localhost:8471"]\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -97,7 +102,10 @@ def test_only_its_user_may_read_a_file(before: int | None, tmp_path: Path) -> No
     [
         (EDGE + "prot = 1\n", "prot"),
         ("port = 1\n" + EDGE + "[session]\nresume = 1\n", "session"),
-        ('relay_url = "http://localhost"\n', "redis_url"),
+        ('relay_urls = ["http://localhost"]\n', "redis_url"),
+        ('redis_url = "redis://x"\nrelay_urls = []\n', "relay_urls"),
+        ('redis_url = "redis://x"\nrelay_urls = ["localhost"]\n', "relay_urls.0"),
+        ('redis_url = "redis://x"\nrelay_url = "http://localhost"\n', "relay_urls"),
     ],
 )
 def test_a_wrong_or_missing_key_is_named(text: str, named: str, tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_text_is_not_taken_for_yes(tmp_path: Path) -> None:
     assert " debug: " in refused(EnclaveConfig, write(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["../enclave", "Enclave", "", "a" * 64, "a b"])
+@pytest.mark.parametrize("name", ["../enclave", "Enclave", "", "a" * 254, "a b", "a.", ".a"])
 def test_a_gateway_needs_a_name_that_a_url_can_hold(name: str, tmp_path: Path) -> None:
     """The relay puts it into paths."""
     text = f'redis_url = "x"\nsimulated_root = "/r"\ngateway = "{name}"\n'

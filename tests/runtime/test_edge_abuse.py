@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from runtime.edge.session import Session
-from runtime.edge.upstream import RelayLink
+from runtime.edge.upstream import RelayLinks
 from runtime.telemetry import EdgeMetrics
 from runtime.wire import SUBPROTOCOL, Frame, WireError
 from tests.e2e.system import System
@@ -167,11 +167,11 @@ async def test_an_error_names_the_event_that_it_is_about(system: System) -> None
 async def test_refusals_do_not_pile_up_for_a_client_that_does_not_read() -> None:
     """Each event is refused and no answer is read: the session says that it is full."""
     async with aiohttp.ClientSession() as http:
-        relay = RelayLink(http, "http://127.0.0.1:1")
+        relay = RelayLinks(http, ["http://127.0.0.1:1"])
         full = Session(relay, EdgeMetrics(CollectorRegistry()))
         with pytest.raises(WireError) as caught:
             for _ in range(100_000):
-                await full.open_stream(0, "enclave-0")
+                full.open_stream(0, "enclave-0")
         assert caught.value.code == "slow"
 
 

@@ -66,6 +66,10 @@ def test_every_event_of_the_protocol_is_read(event: dict[str, object]) -> None:
         ({"type": "response.create", "stream": 0, "gateway": "enclave-0"}, "invalid_event"),
         ({"type": "response.create", "stream": 1, "gateway": "../secret-word"}, "invalid_event"),
         ({"type": "receipt.subscribe", "receipt_ids": ["secret-word"]}, "invalid_event"),
+        (
+            {"type": "session.resume", "token": "a" * 32, "received": {"secret-word": 1}},
+            "invalid_event",
+        ),
     ],
 )
 def test_an_event_outside_the_protocol_is_refused_without_quoting_it(
@@ -75,8 +79,7 @@ def test_an_event_outside_the_protocol_is_refused_without_quoting_it(
     with pytest.raises(wire.WireError) as caught:
         wire.decode_client_event(orjson.dumps(event))
     assert caught.value.code == code
-    assert 'secret-word"' not in str(caught.value)
-    assert "../secret" not in str(caught.value)
+    assert "secret-word" not in str(caught.value)
 
 
 def test_an_event_is_refused_by_length_before_it_is_parsed() -> None:

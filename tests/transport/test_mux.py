@@ -14,8 +14,10 @@ from transport.mux import (
     DataReceived,
     Event,
     HeadReceived,
+    Meter,
     MuxConnection,
     Role,
+    Splice,
     StreamEnded,
     StreamOpened,
     StreamReset,
@@ -276,6 +278,72 @@ def test_servers_do_not_open_and_clients_have_no_head() -> None:
     stream = fresh.opened()
     with pytest.raises(MessageError):
         fresh.client.receive_data(encode_frame(FrameType.DATA, stream, b"before the head"))
+
+
+def spliced(limit: int = 1 << 30) -> tuple[Ends, Ends, int, Meter, list[None]]:
+    """Two connections, the second of which carries on what comes on a stream of the first."""
+    first, second = Ends(), Ends()
+    second.opened()  # so that the two streams have different ids
+    stream, onward = first.opened(), second.opened()
+    meter, woken = Meter(limit), list[None]()
+    splice = Splice(second.client, onward, meter, lambda: woken.append(None))
+    first.server.splice(stream, splice)
+    return first, second, stream, meter, woken
+
+
+def test_spliced_data_pass_on_without_events() -> None:
+    """Frames come out of the other connection, which is woken once until it is read."""
+    first, second, stream, meter, woken = spliced()
+    for part in (b"one", b"two"):
+        first.client.send(stream, part)
+        assert first.to_server() == []
+    assert len(woken) == 1
+    assert [event[1] for event in second.to_server()] == [b"one", b"two"]  # type: ignore[index]
+    assert meter.passed == 6
+    first.client.send(stream, b"three", end=True)
+    assert first.to_server() == [StreamEnded(stream)]
+    assert len(woken) == 2
+
+
+def test_spliced_data_give_credit_as_they_pass() -> None:
+    """The sender can go on for ever as long as the receiver consumes."""
+    first, second, stream, meter, _ = spliced()
+    for _ in range(20):
+        first.client.send(stream, bytes(first.client.writable(stream) // 2))
+        assert first.to_server() == []
+        for event in second.to_server():
+            second.server.consumed(event.stream_id, len(joined([event])))
+        first.to_client()
+        second.to_client()
+    assert meter.passed > 5 * INITIAL_WINDOW
+
+
+@pytest.mark.parametrize("why", ["credit", "limit", "ended", "reset", "peer reset"])
+def test_what_cannot_pass_comes_as_events_and_nothing_overtakes_it(why: str) -> None:
+    """From the first frame that does not fit on, however small those behind it are."""
+    first, second, stream, meter, _ = spliced(limit=10 if why == "limit" else 1 << 30)
+    onward = 2
+    match why:
+        case "credit":
+            second.client.send(onward, bytes(INITIAL_WINDOW - 10))
+        case "ended":
+            second.client.send(onward, b"", end=True)
+        case "reset":
+            second.client.reset(onward)
+        case "peer reset":
+            second.to_server()
+            second.server.reset(onward)
+            second.to_client()
+    before = second.client.queued_bytes
+    parts = [b"x" * 11, b"y"]
+    for part in parts:
+        first.client.send(stream, part)
+    assert first.to_server() == [DataReceived(stream, part) for part in parts]
+    assert second.client.queued_bytes == before
+    assert meter.passed == 0
+    first.server.consumed(stream, 12)
+    with pytest.raises(UsageError):
+        first.server.consumed(stream, 1)
 
 
 @pytest.mark.parametrize("text", ["", "x" * 256, "ä", "a\n", "a\0"])

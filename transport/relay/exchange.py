@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Protocol
+from typing import Final, Protocol
 
+from transport import media
 from transport.errors import (
     LimitError,
     LinkClosedError,
@@ -13,13 +13,25 @@ from transport.errors import (
     TransportError,
     UpstreamError,
 )
+from transport.mux import Meter
 from transport.mux_frames import ResetCode
-from transport.relay.config import RelayConfig, RelayMetrics
+from transport.relay.config import RelayConfig
+from transport.relay.link import Stream
 from transport.relay.upstream import Upstream
+
+# What may come back: sealed responses, and why there is none (RFC 9458 section 5.2).
+_RESPONSE_TYPES: Final = frozenset(
+    {media.OHTTP_RESPONSE, media.OHTTP_CHUNKED_RESPONSE, media.PROBLEM_JSON}
+)
 
 
 class Inbound(Protocol):
     """The client's side of an exchange, over HTTP or a link."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client is gone."""
+        ...
 
     async def receive(self) -> bytes | None:
         """The next request bytes, None after a clean end."""
@@ -49,17 +61,40 @@ class InboundGoneError(TransportError):
 class Exchange:
     """One request and its response, on their way through the relay."""
 
-    __slots__ = ("_config", "_inbound", "_metrics", "_upstream", "head_sent")
+    __slots__ = (
+        "_began",
+        "_config",
+        "_inbound",
+        "_overdue",
+        "_passed_at",
+        "_request_meter",
+        "_request_over",
+        "_response_meter",
+        "_seen",
+        "_timer",
+        "_upstream",
+        "head_sent",
+    )
 
-    def __init__(
-        self, config: RelayConfig, metrics: RelayMetrics, inbound: Inbound, upstream: Upstream
-    ) -> None:
+    def __init__(self, config: RelayConfig, inbound: Inbound, upstream: Upstream) -> None:
         """Join a client's side and a gateway's side."""
         self._config = config
-        self._metrics = metrics
         self._inbound = inbound
         self._upstream = upstream
+        self._request_meter = Meter(config.max_request_bytes)
+        self._response_meter = Meter(config.max_response_bytes)
+        self._request_over = False
+        loop = asyncio.get_running_loop()
+        self._began = self._passed_at = loop.time()
+        self._seen = (0, 0)
+        self._overdue: asyncio.Future[None] = loop.create_future()
+        self._timer = loop.call_later(self._tick_s, self._tick)
         self.head_sent = False
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """Bytes of the request and of the response that were passed on so far."""
+        return self._request_meter.passed, self._response_meter.passed
 
     async def run(self) -> None:
         """Forward until the response has ended; abandon the upstream on any failure.
@@ -69,22 +104,25 @@ class Exchange:
         Raises:
             InboundGoneError: The client went away.
             LimitError: The request or the response is too large.
-            TimeoutError: One side was silent for too long.
-            UpstreamError: The gateway failed.
+            TimeoutError: Nothing passed for too long, or the request or the whole took too long.
+            UpstreamError: The gateway failed, or answered with what is not Oblivious HTTP.
         """
-        tasks = [
-            asyncio.create_task(self._response()),
-            asyncio.create_task(self._request()),
-            asyncio.create_task(self._watch_inbound()),
-        ]
+        response = asyncio.create_task(self._response())
+        request = asyncio.create_task(self._request())
+        watch = asyncio.create_task(self._inbound.wait_reset())
+        waiting: set[asyncio.Future[None]] = {response, request, watch, self._overdue}
         code: int = ResetCode.CANCELLED
         try:
-            while not tasks[0].done():
-                waited = {task for task in tasks if not task.done()}
-                done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            tasks[0].result()
+            while not response.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    one.result()
+                self._check_overdue()
+        except (StreamResetError, LinkClosedError) as error:
+            # Either side's stream may have failed under the other's task.
+            if self._inbound.abandoned:
+                raise InboundGoneError("the client went away") from error
+            raise UpstreamError("the gateway broke the exchange off") from error
         except LimitError:
             code = ResetCode.TOO_LARGE
             raise
@@ -92,68 +130,60 @@ class Exchange:
             code = ResetCode.TIMEOUT
             raise
         finally:
+            self._timer.cancel()
+            tasks = (response, request, watch)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._upstream.reset(code)
 
-    async def _watch_inbound(self) -> None:
-        try:
-            await self._inbound.wait_reset()
-        except (StreamResetError, LinkClosedError) as error:
-            raise InboundGoneError("the client went away") from error
+    def _check_overdue(self) -> None:
+        if self._overdue.done():
+            raise TimeoutError
 
     async def _request(self) -> None:
-        left = self._config.max_request_bytes
-        while True:
-            try:
-                async with asyncio.timeout(self._config.idle_timeout_s):
-                    data = await self._inbound.receive()
-            except (StreamResetError, LinkClosedError) as error:
-                raise InboundGoneError("the client went away") from error
-            if data is None:
-                break
-            left -= len(data)
-            if left < 0:
-                raise LimitError(f"the request is over {self._config.max_request_bytes} bytes")
-            self._metrics.request_bytes.inc(len(data))
-            await self._to_upstream(data, end=False)
-        await self._to_upstream(b"", end=True)
-
-    async def _to_upstream(self, data: bytes, *, end: bool) -> None:
-        try:
-            async with asyncio.timeout(self._config.idle_timeout_s):
-                await self._upstream.send(data, end=end)
-        except (StreamResetError, LinkClosedError) as error:
-            raise UpstreamError("the gateway abandoned the exchange") from error
+        await _pass(self._inbound, self._upstream, self._request_meter)
+        self._request_over = True
 
     async def _response(self) -> None:
-        left = self._config.max_response_bytes
-        try:
-            async with asyncio.timeout(self._config.idle_timeout_s):
-                status, content_type = await self._upstream.head()
-        except (StreamResetError, LinkClosedError) as error:
-            raise UpstreamError("the gateway abandoned the exchange") from error
+        status, content_type = await self._upstream.head()
+        if content_type not in _RESPONSE_TYPES:
+            raise UpstreamError("the gateway answered with what is not Oblivious HTTP")
         self.head_sent = True
-        await self._to_inbound(self._inbound.send_head(status, content_type))
-        while True:
-            try:
-                async with asyncio.timeout(self._config.idle_timeout_s):
-                    data = await self._upstream.receive()
-            except (StreamResetError, LinkClosedError) as error:
-                raise UpstreamError("the gateway broke off its response") from error
-            if data is None:
-                break
-            left -= len(data)
-            if left < 0:
-                raise LimitError(f"the response is over {self._config.max_response_bytes} bytes")
-            self._metrics.response_bytes.inc(len(data))
-            await self._to_inbound(self._inbound.send(data))
-        await self._to_inbound(self._inbound.send(b"", end=True))
+        await self._inbound.send_head(status, content_type)
+        await _pass(self._upstream, self._inbound, self._response_meter)
 
-    async def _to_inbound(self, sending: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(self._config.idle_timeout_s):
-                await sending
-        except (StreamResetError, LinkClosedError) as error:
-            raise InboundGoneError("the client went away") from error
+    @property
+    def _tick_s(self) -> float:
+        config = self._config
+        shortest = min(config.idle_timeout_s, config.request_timeout_s, config.exchange_timeout_s)
+        return shortest / 4
+
+    def _tick(self) -> None:
+        """Look now and then whether bytes have passed: a timer for each chunk would cost more."""
+        loop, config = asyncio.get_running_loop(), self._config
+        now, passed = loop.time(), self.passed
+        if passed != self._seen:
+            self._seen, self._passed_at = passed, now
+        age = now - self._began
+        if (
+            now - self._passed_at >= config.idle_timeout_s
+            or age >= config.exchange_timeout_s
+            or (age >= config.request_timeout_s and not self._request_over)
+        ):
+            if not self._overdue.done():
+                self._overdue.set_result(None)
+        else:
+            self._timer = loop.call_later(self._tick_s, self._tick)
+
+
+async def _pass(source: Inbound | Upstream, sink: Inbound | Upstream, meter: Meter) -> None:
+    if isinstance(source, Stream) and isinstance(sink, Stream):
+        await source.pipe(sink, meter)
+        return
+    while (data := await source.receive()) is not None:
+        if meter.passed + len(data) > meter.limit:
+            raise LimitError(f"more than {meter.limit} bytes came")
+        await sink.send(data)
+        meter.passed += len(data)
+    await sink.send(b"", end=True)

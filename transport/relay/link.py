@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -79,7 +78,7 @@ class Stream:
         self.stream_id = stream_id
         self.target = target
         self.content_type = content_type
-        self._received: deque[bytes] = deque()
+        self._received: list[bytes] = []
         self._ended = False
         self._sent_end = False
         self._head: tuple[int, str] | None = None
@@ -89,6 +88,11 @@ class Stream:
     def __repr__(self) -> str:
         """Name the stream by its number: a target may say more than a log should hold."""
         return f"<Stream {self.stream_id}>"
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether either end reset the stream, or its link is gone."""
+        return self._error is not None
 
     @property
     def over(self) -> bool:
@@ -141,11 +145,49 @@ class Stream:
                 return None
             self._check()
             await self._change()
+        data = self._take()
+        self._consumed(len(data))
+        return data
+
+    async def pipe(self, onward: Stream, meter: mux.Meter) -> None:
+        """Send all that comes on this stream on another, up to and with its end.
+
+        What comes is passed on as it comes, without a task that wakes for each chunk. What the
+        other stream does not take now is kept: at most one window, since credit is given back
+        only for what was passed on.
+
+        Raises:
+            LimitError: More came than `meter` allows.
+        """
+        link = self._link
+        splice = mux.Splice(onward._link.mux, onward.stream_id, meter, onward._link.flush_soon)
+        try:
+            while True:
+                if self._received:
+                    data = self._take()
+                    if meter.passed + len(data) > meter.limit:
+                        raise LimitError(f"more than {meter.limit} bytes came")
+                    await onward.send(data)
+                    meter.passed += len(data)
+                    self._consumed(len(data))
+                elif self._ended:
+                    await onward.send(b"", end=True)
+                    return
+                else:
+                    self._check()
+                    link.mux.splice(self.stream_id, splice)
+                    await self._change()
+        finally:
+            link.mux.splice(self.stream_id, None)
+
+    def _take(self) -> bytes:
         data = b"".join(self._received)
         self._received.clear()
-        self._link.mux.consumed(self.stream_id, len(data))
-        self._link.schedule_flush()
         return data
+
+    def _consumed(self, size: int) -> None:
+        self._link.mux.consumed(self.stream_id, size)
+        self._link.schedule_flush()
 
     async def wait_reset(self) -> None:
         """Wait until the stream is abandoned, and raise why. Cancel it to stop waiting."""
@@ -288,6 +330,11 @@ class Link:
         """Whether the connection is gone."""
         return self._error is not None
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more stream can be open on this link."""
+        return self.mux.open_streams < self.mux.max_streams
+
     def open(self, target: str, content_type: str) -> Stream:
         """Open a stream (client only).
 
@@ -312,8 +359,13 @@ class Link:
             await asyncio.wait({self._reader})
 
     def schedule_flush(self) -> None:
-        """Write what is queued, after this tick of the loop."""
+        """Write what is queued, if anything is, after this tick of the loop."""
         if self.mux.queued_bytes:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Write what will be queued in this tick of the loop."""
+        if not self._flush_wanted.is_set():
             self._flush_wanted.set()
 
     def forget_if_over(self, stream: Stream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, Protocol
@@ -11,9 +12,13 @@ import aiohttp
 
 from transport.errors import LinkClosedError, MuxUnsupportedError, UpstreamError
 from transport.media import CHUNKED_TYPES
+from transport.mux import DEFAULT_MAX_STREAMS
 from transport.mux_frames import ResetCode
-from transport.relay.config import RelayConfig
+from transport.relay.config import RelayConfig, RelayMetrics
 from transport.relay.link import Link
+from transport.relay.pool import LinkPool, Reconnect
+
+_log = logging.getLogger(__name__)
 
 _RECHECK_MUX_S: Final = 60.0
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding")
@@ -100,64 +105,75 @@ class HttpExchange:
 
 
 class GatewayUpstream:
-    """Opens exchanges with one gateway, over a shared link where the gateway offers one."""
+    """Opens exchanges with one gateway, over shared links where the gateway offers them."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, config: RelayConfig) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        name: str,
+        config: RelayConfig,
+        metrics: RelayMetrics,
+    ) -> None:
         """Connect at the first exchange."""
+        self.base_url = config.gateways[name]
         self._session = session
-        self._base_url = base_url
-        self._config = config
-        self._link: Link | None = None
-        self._connecting = asyncio.Lock()
-        self._failures = 0
-        self._retry_at = 0.0
+        self._name = name
+        self._there: bool | None = None
+        self._up = metrics.gateway_up.labels(gateway=name)
         self._plain_until = 0.0
+        self._links = LinkPool(
+            session,
+            self.base_url,
+            reconnect=Reconnect(config.reconnect_min_s, config.reconnect_max_s),
+            max_links=-(-config.max_streams // DEFAULT_MAX_STREAMS),
+            attempted=self._attempted,
+        )
 
     async def open(self, target: str, content_type: str) -> Upstream:
         """Begin an exchange.
 
         Raises:
             UpstreamError: The gateway is away.
-            LimitError: The link carries as many streams as it can.
+            LimitError: The links carry as many streams as they can.
         """
         link = await self._live_link()
         if link is None:
-            return HttpExchange(self._session, f"{self._base_url}/ohttp", content_type)
+            return HttpExchange(self._session, f"{self.base_url}/ohttp", content_type)
         try:
             return link.open(target, content_type)
         except LinkClosedError as error:
             raise UpstreamError("the gateway's link closed just now; try again") from error
 
+    async def probe(self) -> None:
+        """Connect before anyone asks, so that the operator reads at once who is away."""
+        with suppress(UpstreamError):
+            await self._live_link()
+
     async def _live_link(self) -> Link | None:
-        """The link, connected anew if need be; None for a gateway that speaks plain HTTP."""
-        async with self._connecting:
-            now = asyncio.get_running_loop().time()
-            if self._link is not None and not self._link.closed:
-                return self._link
-            if now < self._plain_until:
-                return None
-            if now < self._retry_at:
-                raise UpstreamError("the gateway is away; the relay tries again shortly")
-            try:
-                self._link = await Link.connect(
-                    self._session, f"{self._base_url}/mux", max_streams=self._config.max_streams
-                )
-            except MuxUnsupportedError:
-                self._plain_until = now + _RECHECK_MUX_S
-                return None
-            except LinkClosedError as error:
-                pause = self._config.reconnect_min_s * 2**self._failures
-                self._failures = min(self._failures + 1, 16)
-                self._retry_at = now + min(pause, self._config.reconnect_max_s)
-                raise UpstreamError("the gateway is away") from error
-            self._failures = 0
-            return self._link
+        """A link with room, made anew if need be; None for a gateway that speaks plain HTTP."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._plain_until:
+            return None
+        try:
+            return await self._links.get()
+        except MuxUnsupportedError:
+            self._plain_until = loop.time() + _RECHECK_MUX_S
+            return None
+        except LinkClosedError as error:
+            raise UpstreamError("the gateway is away") from error
+
+    def _attempted(self, there: bool) -> None:
+        self._up.set(there)
+        if there is not self._there:
+            self._there = there
+            if there:
+                _log.info("gateway %s is there", self._name)
+            else:
+                _log.warning("gateway %s is away; the relay tries again", self._name)
 
     async def close(self) -> None:
-        """Close the link, if there is one."""
-        if self._link is not None:
-            with suppress(LinkClosedError):
-                await self._link.close()
+        """Close the links, if there are any."""
+        await self._links.close()
 
 
 def make_session() -> aiohttp.ClientSession:
