@@ -13,6 +13,7 @@ from pathlib import Path
 from loadtest.records import Engine, Turn
 from personas.model import Persona
 from proofs.policy import Policy
+from runtime.client.connection import Connection
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
 from runtime.errors import SottoError
@@ -68,7 +69,7 @@ class Client:
     ) -> None:
         self._number = number
         self._home = DeviceHome(folder)
-        self._device = Device(self._home, policy, edge_url)
+        self._device = Device(self._home, policy, Connection(edge_url))
         self._persona = persona
         self._lines = lines
         self._said = 0

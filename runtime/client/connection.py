@@ -7,13 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
 
+from runtime.client.carrier import SILENCE_S, UNKNOWN_KEY, StreamLostError, refused_key, shown
 from runtime.errors import SottoError
 from runtime.wire import (
     HEARTBEAT_S,
@@ -43,8 +43,6 @@ _CLOSE_TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 # An edge that is away this long may be back tomorrow: whoever waits is told.
 _AWAY_S = 20.0
-# Longer than an enclave's queue takes; an edge that holds a stream open and sends nothing.
-_SILENCE_S = 150.0
 _NO_RETURN = range(4500, 5000)
 _PIECE = MAX_BINARY_BYTES // 2
 # Sealed events are small next to the sockets' own limit, but a list of bundles is not.
@@ -58,23 +56,10 @@ _STREAM_ERRORS = frozenset(
         *("request_too_large", "bad_offset", "stream_reused", "too_many_streams"),
     }
 )
-_MAX_SHOWN = 200
-
-
-class StreamLostError(Exception):
-    """A stream broke and cannot be resumed; the same turn may be sent again.
-
-    Attributes:
-        code: Machine word.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class SealedStream:
-    """One sealed exchange on the socket."""
+    """One sealed exchange on the socket. It satisfies `runtime.client.carrier.Stream`."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self._connection = connection
@@ -97,18 +82,19 @@ class SealedStream:
         Raises:
             StreamLostError: It broke.
         """
-        try:
-            while (item := await self._next()) is not None:
-                if isinstance(item, StreamLostError):
-                    raise item
-                self._waiting -= len(item)
-                yield item
-        finally:
-            await self._connection.forget(self)
+        while (item := await self._next()) is not None:
+            if isinstance(item, StreamLostError):
+                raise item
+            self._waiting -= len(item)
+            yield item
+
+    async def aclose(self) -> None:
+        """Give the stream up; a running turn behind it goes on."""
+        await self._connection.forget(self)
 
     async def _next(self) -> bytes | StreamLostError | None:
         try:
-            async with asyncio.timeout(_SILENCE_S):
+            async with asyncio.timeout(SILENCE_S):
                 return await self._queue.get()
         except TimeoutError:
             return StreamLostError("silent", "nothing came for long; send the turn again")
@@ -132,24 +118,16 @@ class SealedStream:
 
 
 class Connection:
-    """A session with an edge. Use as an asynchronous context manager.
+    """A session with an edge. It satisfies `runtime.client.carrier.Carrier`.
 
     Args:
         url: ``ws://`` or ``wss://`` address of the edge's ``/v1/realtime``.
-        on_event: Called with each event that is not about a stream (receipts, for instance).
-        on_reconnect: Called after each new socket, to ask again for what was awaited.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        on_event: Callable[[dict[str, Any]], None] = lambda event: None,
-        on_reconnect: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._on_event = on_event
-        self._on_reconnect = on_reconnect
+        self._on_event: Callable[[dict[str, Any]], None] = lambda event: None
+        self._on_reconnect: Callable[[], None] = lambda: None
         self._socket: ClientConnection | None = None
         self._ready = asyncio.Event()
         self._token: str | None = None
@@ -163,20 +141,24 @@ class Connection:
         self._greeted: ClientConnection | None = None
         self._resuming = False
 
-    async def __aenter__(self) -> Self:
+    async def start(
+        self, on_event: Callable[[dict[str, Any]], None], on_reconnect: Callable[[], None]
+    ) -> None:
+        """Open the first socket; the rest is made again by itself.
+
+        Raises:
+            SottoError: No edge answers.
+        """
+        self._on_event, self._on_reconnect = on_event, on_reconnect
         socket = await self._open()
         self._task = asyncio.create_task(self._run(socket))
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """Close the socket for good."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._end(SottoError("this device has left its edge", code="closed"))
         if self._socket is not None:
             await self._socket.close()
 
@@ -232,11 +214,12 @@ class Connection:
                     code="enclave_away",
                 ) from None
 
-    async def subscribe(self, receipt_ids: list[str]) -> None:
-        """Ask for receipts by id."""
+    async def subscribe(self, receipt_ids: list[str]) -> bool:
+        """Ask for receipts by id: the edge pushes them."""
         for start in range(0, len(receipt_ids), MAX_RECEIPTS_PER_EVENT):
             some = receipt_ids[start : start + MAX_RECEIPTS_PER_EVENT]
             await self.send(encode_event(ReceiptSubscribe(receipt_ids=some)))
+        return True
 
     async def _open(self) -> ClientConnection:
         try:
@@ -279,7 +262,7 @@ class Connection:
                 await self._read(socket)
             except ConnectionClosed as closed:
                 if closed.rcvd is not None and closed.rcvd.code in _NO_RETURN:
-                    self._give_up(_shown(closed.rcvd.reason))
+                    self._give_up(shown(closed.rcvd.reason))
                     return
             except WireError as error:
                 self._ready.clear()
@@ -294,9 +277,12 @@ class Connection:
 
     def _give_up(self, reason: str) -> None:
         """Told not to come back: whoever waits, now or later, gets the reason."""
-        self._failure = SottoError(f"the edge closed the session: {reason}", code="closed")
-        self._fail_all("closed", reason)
-        self._fail_question(reason)
+        self._end(SottoError(f"the edge closed the session: {reason}", code="closed"))
+
+    def _end(self, failure: SottoError) -> None:
+        self._failure = failure
+        self._fail_all(failure.code, str(failure))
+        self._fail_question(str(failure))
         self._ready.set()
 
     def _fail_question(self, reason: str) -> None:
@@ -327,14 +313,12 @@ class Connection:
                 case "session.resumed":
                     self._resumed(socket, event)
                 case "stream.failed":
-                    error = event["error"]
-                    code = error["code"] if error["code"] in _STREAM_ERRORS else "stream_lost"
-                    self._fail(event["stream"], code, _shown(error["message"]))
+                    self._refused(event["stream"], event["error"])
                 case "enclaves":
                     if self._enclaves is not None and not self._enclaves.done():
                         self._enclaves.set_result(event["enclaves"])
                 case "error" if event["error"]["code"] == "not_resumable":
-                    self._fail_all("not_resumable", _shown(event["error"]["message"]))
+                    self._fail_all("not_resumable", shown(event["error"]["message"]))
                     if self._resuming:
                         self._live(socket)
                 case _:
@@ -368,6 +352,12 @@ class Connection:
         self._ready.set()
         self._on_reconnect()
 
+    def _refused(self, stream_id: int, error: dict[str, str]) -> None:
+        code = error["code"] if error["code"] in _STREAM_ERRORS else "stream_lost"
+        if code == "gateway_refused" and refused_key(error["message"]):
+            code = UNKNOWN_KEY
+        self._fail(stream_id, code, shown(error["message"]))
+
     def _fail(self, stream_id: int, code: str, message: str) -> None:
         if stream := self._streams.pop(stream_id, None):
             stream.fail(code, message)
@@ -375,8 +365,3 @@ class Connection:
     def _fail_all(self, code: str, message: str) -> None:
         for stream_id in list(self._streams):
             self._fail(stream_id, code, message)
-
-
-def _shown(text: str) -> str:
-    """An edge's words, fit for a terminal: no control characters, no flood."""
-    return "".join(c if c.isprintable() else " " for c in text[:_MAX_SHOWN])

@@ -8,11 +8,10 @@ signed by the attested enclave and must commit to what was in fact said.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,35 +19,31 @@ import orjson
 
 from personas.digest import persona_digest
 from personas.model import Persona
-from proofs.errors import ProofError
 from proofs.policy import Policy
-from proofs.receipt import commitment
-from proofs.verify import AttestedEnclave, verify_bundle
-from runtime.client.connection import Connection, StreamLostError
-from runtime.client.exchange import Exchange
+from runtime.client.carrier import Carrier, StreamLostError
+from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
 from runtime.client.home import DeviceHome, ReceiptRow
 from runtime.client.receipts import ReceiptBook
+from runtime.client.sealed import Call, LiveEnclave, SealedHttp, choose, choose_any
 from runtime.enclave.api import (
     CANCEL_PATH,
     FINAL_EVENTS,
     MAX_MESSAGE_CHARACTERS,
+    RECEIPTS_PATH,
     TURNS_PATH,
     CancelRequest,
     PersonaReference,
     TurnRequest,
 )
 from runtime.errors import Exit, SottoError
-from transport.errors import TransportError
-from transport.keyconfig import KeyConfig, decode_key_config
+from transport.shaping import DEFAULT_SHAPING, Shaping
 from transport.sse import EventDecoder
 
-# Bundles are verified once and used until they are this old; then the edge is asked again.
-_ENCLAVES_FRESH_S = 60.0
 # A turn is sent again, under the same id, for this long while parts of the system restart.
 _RETRY_FOR_S = 60.0
 _RETRY_PAUSE_S = 0.3
-# Codes inside the encapsulation after which another try can succeed.
-_RETRYABLE = frozenset(
+# Codes after which another try can succeed.
+RETRYABLE = frozenset(
     {
         "answered_elsewhere",
         "edge_away",
@@ -56,21 +51,17 @@ _RETRYABLE = frozenset(
         "key_expired",
         "memory_unavailable",
         "overloaded",
+        "relay_away",
         "stopping",
         "too_many_turns",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LiveEnclave:
-    """A verified enclave and the gateway name by which relays reach it."""
-
-    gateway: str
-    attested: AttestedEnclave
-    key_config: KeyConfig
-    bundle: bytes
-    inclusion: str
+# Where nobody pushes receipts they are asked for, ever less often, until somebody asks again.
+_POLL_FIRST_S = 0.2
+_POLL_MOST_S = 5.0
+_POLLS = 24
+# As long as the longest reply: a cadence at most doubles its number of frames.
+_PADDING_S = 300.0
 
 
 @dataclass(slots=True)
@@ -83,38 +74,45 @@ class _Turn:
     enclave: LiveEnclave | None = None
     text: str = ""
     ended: bool = False
-    commitment_salts: list[tuple[bytes, bytes]] = field(default_factory=list, repr=False)
+    sealings: list[Secrets] = field(default_factory=list, repr=False)
 
 
 class Device:
-    """A person's device on one edge.
+    """A person's device. Use as an asynchronous context manager.
 
     Args:
         home: Keys, positions and receipts.
         policy: What an enclave must prove.
-        edge_url: Address of the edge's ``/v1/realtime``.
+        carrier: How sealed bytes reach enclaves: `Connection` or `RelayCarrier`.
+        shaping: How requests and answers are padded.
+        clock: Unix seconds, by which requests are dated.
     """
 
-    def __init__(self, home: DeviceHome, policy: Policy, edge_url: str) -> None:
+    def __init__(
+        self,
+        home: DeviceHome,
+        policy: Policy,
+        carrier: Carrier,
+        *,
+        shaping: Shaping = DEFAULT_SHAPING,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._home = home
-        self._policy = policy
-        self._receipts = ReceiptBook(home, policy, self._subscribe)
-        self._connection = Connection(
-            edge_url, on_event=self._receipts.take, on_reconnect=self._receipts.ask_again
-        )
-        self._enclaves: list[LiveEnclave] = []
-        self._verified_at = 0.0
-
-    async def _subscribe(self, receipt_ids: list[str]) -> None:
-        await self._connection.subscribe(receipt_ids)
+        self._carrier = carrier
+        self._http = SealedHttp(carrier, policy, shaping=shaping, clock=clock)
+        self._receipts = ReceiptBook(home, policy, self._ask_for_receipts)
+        self._draining: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Device:
-        await self._connection.__aenter__()
+        await self._carrier.start(self._receipts.take, self._receipts.ask_again)
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        self._receipts.close()
-        await self._connection.__aexit__(*exception)
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
+        await self._receipts.close()
+        await self._carrier.close()
 
     async def enclaves(self) -> list[LiveEnclave]:
         """Live enclaves that hold under the policy.
@@ -122,27 +120,50 @@ class Device:
         Raises:
             SottoError: There is none; says what was wrong with those that were refused.
         """
-        if self._enclaves and time.monotonic() - self._verified_at < _ENCLAVES_FRESH_S:
-            return self._enclaves
-        refused: list[str] = []
-        found = []
-        for entry in await self._connection.enclaves():
-            try:
-                found.append(_verify(entry, self._policy))
-            except (ProofError, TransportError, ValueError) as error:
-                refused.append(str(error))
-        if not found:
-            if refused:
-                raise SottoError(
-                    f"no enclave holds under the policy in force: {refused[0]}",
-                    code="enclave_refused",
-                )
-            raise SottoError(
-                "no enclave is announced; it may be starting: try again in a moment",
-                code="enclave_away",
-            )
-        self._enclaves, self._verified_at = found, time.monotonic()
-        return found
+        return await self._http.enclaves()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no hardware stands behind an enclave that was verified last; say so."""
+        return self._http.simulated
+
+    def forget_enclaves(self) -> None:
+        """Ask anew before the next exchange: a restarted enclave has new keys."""
+        self._http.forget()
+
+    async def request(
+        self,
+        call: Call,
+        pick: Callable[[list[LiveEnclave]], LiveEnclave] = choose_any,
+        on_seal: Callable[[LiveEnclave, Secrets], None] = lambda enclave, secrets: None,
+    ) -> SealedResponse:
+        """A request of a program's own; see `SealedHttp.request`."""
+        return await self._http.request(call, pick, on_seal)
+
+    def drain(self, content: AsyncGenerator[bytes, None]) -> None:
+        """Let the padding after the last word come, although nobody waits for it.
+
+        A watcher who saw it cut would know where the words ended.
+        """
+
+        async def read() -> None:
+            with contextlib.suppress(StreamLostError, SottoError, TimeoutError):
+                async with contextlib.aclosing(content), asyncio.timeout(_PADDING_S):
+                    async for _ in content:
+                        pass
+
+        task = asyncio.create_task(read())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def drained(self) -> None:
+        """Wait until all padding has come."""
+        await asyncio.gather(*self._draining)
+
+    def expect_receipt(self, row: ReceiptRow, enclave: LiveEnclave) -> None:
+        """An answer has ended: note what its receipt must say, and see to it that it comes."""
+        self._keep(enclave)
+        self._receipts.expect(row)
 
     async def turn(self, persona: Persona, message: str) -> AsyncIterator[dict[str, Any]]:
         """Say something; yields the enclave's events as they come, each text once.
@@ -161,44 +182,65 @@ class Device:
                 async for event in self._try(turn):
                     yield event
             except StreamLostError as error:
-                if turn.ended:
-                    return  # the enclave's last word was read; only padding after it was cut
                 problem = SottoError(str(error), code=error.code)
             except SottoError as error:
-                if error.code not in _RETRYABLE:
+                if error.code not in RETRYABLE:
                     raise
                 problem = error
             else:
                 return
             if time.monotonic() > deadline:
                 raise problem
-            self._enclaves = []  # the next try asks anew: a restarted enclave has new keys
+            self._http.forget()  # a restarted enclave has new keys
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def cancel(self, persona: Persona, turn_id: str) -> bool:
         """Stop a running turn; whether one was running."""
         request = CancelRequest(thread_key=self._home.thread_key(persona.handle), turn_id=turn_id)
+        call = Call(b"POST", CANCEL_PATH, JSON_HEADERS, request.model_dump_json().encode())
         stopped = False
         for enclave in await self.enclaves():
-            exchange = Exchange(enclave.key_config)
-            stream = await self._connection.open_stream(enclave.gateway)
-            await stream.send(exchange.seal(CANCEL_PATH, request.model_dump_json().encode()))
             try:
-                body = b"".join([part async for part in exchange.open(stream)])
+                answer = await (await self._http.send(enclave, call)).read_json()
             except StreamLostError as error:
                 raise SottoError(f"the stop did not arrive: {error}", code=error.code) from error
-            stopped = stopped or bool(orjson.loads(body)["cancelled"])
+            stopped = stopped or bool(answer["cancelled"])
         return stopped
 
     async def wait_settled(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
         return await self._receipts.wait(receipt_id, timeout_s)
 
+    async def wait_receipts(self, timeout_s: float) -> None:
+        """Wait until all receipts that are awaited are settled or refused, or the time is up."""
+        await self._receipts.wait_all(timeout_s)
+
+    def _keep(self, enclave: LiveEnclave) -> None:
+        """Keep a verified bundle, for disclosures later."""
+        self._home.keep_enclave(enclave.attested.enclave_id, enclave.bundle, enclave.inclusion)
+
+    async def _ask_for_receipts(self, receipt_ids: list[str]) -> None:
+        if not await self._carrier.subscribe(receipt_ids):
+            await asyncio.gather(*map(self._poll_receipt, receipt_ids))
+
+    async def _poll_receipt(self, receipt_id: str) -> None:
+        """Ask enclaves for one receipt until it is settled; any of them can answer."""
+        call = Call(b"GET", RECEIPTS_PATH + b"/" + receipt_id.encode())
+        for number in range(_POLLS):
+            await asyncio.sleep(min(_POLL_FIRST_S * 2**number, _POLL_MOST_S))
+            with contextlib.suppress(StreamLostError, SottoError):
+                answer = await (await self.request(call)).read_json()
+                for kind, part in (("receipt", "sealed"), ("settled", "proof")):
+                    if isinstance(answer.get(part), str):
+                        event = {"type": f"response.{kind}", "receipt_id": receipt_id}
+                        self._receipts.take({**event, part: answer[part]})
+            row = self._home.receipt(receipt_id)
+            if row is None or row.status in ("settled", "refused"):
+                return
+
     async def _try(self, turn: _Turn) -> AsyncIterator[dict[str, Any]]:
         handle = turn.persona.handle
         keys = self._home.thread_keys(handle)
-        enclave = choose(await self.enclaves(), keys.thread_id)
-        exchange = Exchange(enclave.key_config)
         request = TurnRequest(
             thread_key=self._home.thread_key(handle),
             turn_id=turn.turn_id,
@@ -206,14 +248,35 @@ class Device:
             message=turn.message,
             position=self._home.position(handle),
         )
-        turn.enclave = enclave
-        self._home.keep_enclave(enclave.attested.enclave_id, enclave.bundle, enclave.inclusion)
-        turn.commitment_salts.append(exchange.salts)
-        stream = await self._connection.open_stream(enclave.gateway)
-        await stream.send(exchange.seal(TURNS_PATH, request.model_dump_json().encode()))
+        call = Call(b"POST", TURNS_PATH, JSON_HEADERS, request.model_dump_json().encode())
+
+        def sealed(enclave: LiveEnclave, secrets: Secrets) -> None:
+            self._keep(enclave)
+            turn.enclave = enclave
+            turn.sealings.append(secrets)
+
+        response = await self._http.request(
+            call, lambda enclaves: choose(enclaves, keys.thread_id), sealed
+        )
+        if response.status != 200:
+            await response.read_json()  # raises what the enclave says
+        content = response.content()
+        try:
+            async for event in self._events(turn, content):
+                yield event
+        finally:
+            if turn.ended:
+                self.drain(content)
+            else:
+                await content.aclose()
+
+    async def _events(
+        self, turn: _Turn, content: AsyncIterator[bytes]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """A turn's events, up to its last."""
         decoder = EventDecoder()
         text = ""
-        async for data in exchange.open(stream):
+        async for data in content:
             for raw in decoder.feed(data):
                 event = orjson.loads(raw)
                 if event["type"] == "response.output_text.delta":
@@ -228,7 +291,9 @@ class Device:
                     self._finish(turn, event)
                 elif turn.text:
                     continue  # a second response.created says nothing new
-                yield {**event, "enclave_id": enclave.attested.enclave_id}
+                yield {**event, "enclave_id": _answering(turn).attested.enclave_id}
+                if turn.ended:
+                    return
 
     async def _show(
         self, turn: _Turn, text: str, *, whole: bool = False
@@ -246,26 +311,20 @@ class Device:
         yield {"type": "response.output_text.delta", "delta": delta}
 
     def _finish(self, turn: _Turn, event: dict[str, Any]) -> None:
-        enclave = turn.enclave
-        if enclave is None:
-            raise RuntimeError("a turn that ends was sent")
         if event["type"] == "response.failed":
             error = event["error"]
-            if error["code"] in _RETRYABLE:
+            if error["code"] in RETRYABLE:
                 raise SottoError(error["message"], code=error["code"])
             turn.text = ""
         outcome = event["type"].removeprefix("response.")
-        pairs = [
-            commitment(request, "request", turn.message.encode())
-            + commitment(response, "response", turn.text.encode())
-            for request, response in turn.commitment_salts
-        ]
+        message, text = turn.message.encode(), turn.text.encode()
+        pairs = [secrets.commitments(message, text) for secrets in turn.sealings]
         self._receipts.expect(
             ReceiptRow(
                 receipt_id=event["receipt_id"],
                 turn_id=turn.turn_id,
                 persona=turn.persona.handle,
-                enclave_id=enclave.attested.enclave_id,
+                enclave_id=_answering(turn).attested.enclave_id,
                 time=int(time.time()),
                 outcome=outcome,
                 commitments=b"".join(pairs),
@@ -276,25 +335,10 @@ class Device:
         turn.ended = True
 
 
-def _verify(entry: dict[str, str], policy: Policy) -> LiveEnclave:
-    bundle = base64.b64decode(entry["bundle"], validate=True)
-    attested = verify_bundle(bundle, entry["proof"], policy, int(time.time()))
-    config = decode_key_config(attested.key_configs[0])
-    return LiveEnclave(entry["gateway"], attested, config, bundle, entry["proof"])
-
-
-def choose(enclaves: list[LiveEnclave], thread_id: str) -> LiveEnclave:
-    """Rendezvous hashing: a thread stays with one enclave while it lives, so its cache holds.
-
-    By the attested id, not by the gateway's name: an edge could list one enclave under a thousand
-    names and know threads again by the name that each of them picks.
-    """
-    by_id = {enclave.attested.enclave_id: enclave for enclave in reversed(enclaves)}
-
-    def weight(enclave_id: str) -> bytes:
-        return hashlib.sha256(f"{enclave_id} {thread_id}".encode()).digest()
-
-    return by_id[max(by_id, key=weight)]
+def _answering(turn: _Turn) -> LiveEnclave:
+    if turn.enclave is None:
+        raise RuntimeError("a turn that is answered was sent")
+    return turn.enclave
 
 
 def _check_message(message: str) -> None:

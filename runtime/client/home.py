@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from memory.keys import ThreadKeys, derive_thread_key
@@ -38,22 +38,28 @@ CREATE TABLE IF NOT EXISTS receipts (
     problem TEXT
 ) STRICT;
 """
+# Steps from one form of the database to the next; `user_version` counts those that were taken.
+_MIGRATIONS = ("ALTER TABLE receipts ADD COLUMN seal_key BLOB",)
 _MASTER_BYTES = 32
 _COLUMNS = (
-    "receipt_id, turn_id, persona, enclave_id, time, outcome, commitments, receipt, proof, problem"
+    "receipt_id, turn_id, persona, enclave_id, time, outcome, commitments, receipt, proof, "
+    "problem, seal_key"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRow:
-    """One turn's receipt as far as it is here.
+    """The receipt of one turn, or of one completion, as far as it is here.
 
     Attributes:
+        turn_id: Empty for a completion, which belongs to no thread.
         commitments: 64 bytes (request, response) for each time that the turn was sealed: the
             receipt must carry one of these pairs.
         receipt: COSE_Sign1, verified when it came; None before.
         proof: tlog-proof, verified when it came; None before.
         problem: Why the receipt was refused, None where it was not.
+        seal_key: Of a completion: opens this receipt and nothing else. Forgotten when the receipt
+            is here. None where the persona's thread key opens it.
     """
 
     receipt_id: str
@@ -66,6 +72,7 @@ class ReceiptRow:
     receipt: bytes | None = None
     proof: str | None = None
     problem: str | None = None
+    seal_key: bytes | None = field(default=None, repr=False)
 
     @property
     def status(self) -> str:
@@ -152,7 +159,7 @@ class DeviceHome:
         Where the turn was sealed again meanwhile, its receipt may commit to that exchange.
         """
         self._database.execute(
-            f"INSERT INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?) "  # noqa: S608 - constant column names
+            f"INSERT INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "  # noqa: S608 - constant column names
             "ON CONFLICT DO UPDATE SET commitments = excluded.commitments WHERE receipt IS NULL",
             (
                 row.receipt_id,
@@ -165,13 +172,14 @@ class DeviceHome:
                 row.receipt,
                 row.proof,
                 row.problem,
+                row.seal_key,
             ),
         )
 
     def keep_receipt(self, receipt_id: str, enclave_id: str, receipt: bytes) -> None:
         """Keep a verified receipt and which enclave signed it."""
         self._database.execute(
-            "UPDATE receipts SET receipt = ?, enclave_id = ? WHERE receipt_id = ?",
+            "UPDATE receipts SET receipt = ?, enclave_id = ?, seal_key = NULL WHERE receipt_id = ?",
             (receipt, enclave_id, receipt_id),
         )
 
@@ -184,7 +192,8 @@ class DeviceHome:
     def refuse_receipt(self, receipt_id: str, problem: str) -> None:
         """Note that what came is not this turn's receipt."""
         self._database.execute(
-            "UPDATE receipts SET problem = ? WHERE receipt_id = ?", (problem, receipt_id)
+            "UPDATE receipts SET problem = ?, seal_key = NULL WHERE receipt_id = ?",
+            (problem, receipt_id),
         )
 
     def receipts(self) -> Iterator[ReceiptRow]:
@@ -213,10 +222,23 @@ def _open_database(folder: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, timeout=10)
         try:
             database.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
-        except sqlite3.Error:
+            _migrate(database, path)
+        except (sqlite3.Error, SetupError):
             database.close()
             raise
         return database
+
+
+def _migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Bring a database of an earlier version to this one's form; each step whole or not at all."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(_MIGRATIONS):
+        raise SetupError(
+            f"{path} was written by a newer Sottovoce; update this one, or choose another folder "
+            "with --home or SOTTO_HOME"
+        )
+    for number, step in enumerate(_MIGRATIONS[version:], version + 1):
+        database.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
 
 
 def _load_or_make(path: Path) -> bytes:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from memory.keys import ThreadKeys
 from proofs.errors import ProofError
 from proofs.policy import Policy
 from proofs.receipt import decode_receipt
@@ -32,7 +33,7 @@ class ReceiptBook:
     Args:
         home: Where receipts are kept.
         policy: What an enclave, and a log, must prove.
-        subscribe: Asks the edge for receipts by id.
+        subscribe: Asks for receipts by id, and lets `take` see what comes.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class ReceiptBook:
         self._attested: dict[str, AttestedEnclave] = {}
         self._asks: set[asyncio.Task[None]] = set()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop asking."""
         for task in self._asks:
             task.cancel()
+        await asyncio.gather(*self._asks, return_exceptions=True)
 
     def expect(self, row: ReceiptRow) -> None:
         """A turn has ended: note what its receipt must say, and ask for it."""
@@ -67,6 +69,12 @@ class ReceiptBook:
                 async with asyncio.timeout(timeout_s):
                     await self._await(receipt_id).wait()
         return self._home.receipt(receipt_id)
+
+    async def wait_all(self, timeout_s: float) -> None:
+        """Wait until nothing more is awaited, or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(event.wait() for event in self._waiting.values()))
 
     def _await(self, receipt_id: str) -> asyncio.Event:
         """Ask for a receipt, once; the event is set when it is settled or refused."""
@@ -93,7 +101,10 @@ class ReceiptBook:
         task.add_done_callback(self._asks.discard)
 
     def take(self, event: dict[str, Any]) -> None:
-        """One event of the edge; what is not about an awaited receipt is left alone."""
+        """What came about a receipt, from an edge or from whoever was asked.
+
+        What is not about an awaited receipt is left alone.
+        """
         handle = {"response.receipt": self._receipt, "response.settled": self._settled}.get(
             event["type"]
         )
@@ -111,13 +122,17 @@ class ReceiptBook:
     def _receipt(self, row: ReceiptRow, event: dict[str, Any]) -> None:
         if row.receipt is not None:
             return
-        keys = self._home.thread_keys(row.persona)
+        keys = (
+            self._home.thread_keys(row.persona)
+            if row.seal_key is None
+            else ThreadKeys(row.seal_key)
+        )
         sealed = base64.b64decode(event["sealed"])
         cose = open_receipt(keys, bytes.fromhex(row.receipt_id), sealed)
         try:
             self._keep(row, cose)
         except (ProofError, SottoError) as error:
-            # It opened, so whoever held the thread key made it: this says something of them.
+            # It opened, so whoever held the key made it: this says something of them.
             self._home.refuse_receipt(row.receipt_id, str(error))
             self._done(row.receipt_id)
 

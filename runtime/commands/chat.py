@@ -18,12 +18,15 @@ from personas.errors import PersonaError
 from personas.library import load_library
 from personas.model import Persona
 from proofs.policy import Policy
-from runtime.client.device import Device, LiveEnclave
+from runtime.client.device import Device
 from runtime.client.home import DeviceHome
+from runtime.client.sealed import LiveEnclave
 from runtime.commands.common import (
     SIMULATED_LINE,
-    add_edge,
     add_home,
+    add_shaping,
+    add_way,
+    carrier,
     dim,
     home_folder,
     load_policy,
@@ -48,7 +51,8 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="show the prompt that the enclave built; only a debug enclave tells",
     )
-    add_edge(parser)
+    add_way(parser)
+    add_shaping(parser)
     add_home(parser)
     parser.set_defaults(run=run)
 
@@ -67,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         return _Conversation(folder, policy, persona, args).run()
     home = DeviceHome(folder)
     try:
-        return asyncio.run(_one_turn(args, Device(home, policy, args.edge), persona))
+        device = Device(home, policy, carrier(args), shaping=args.shaping)
+        return asyncio.run(_one_turn(args, device, persona))
     finally:
         home.close()
 
@@ -81,7 +86,9 @@ async def _one_turn(args: argparse.Namespace, device: Device, persona: Persona) 
             sys.stderr.write(SIMULATED_LINE + "\n")
         async for event in device.turn(persona, args.message):
             result.take(event)
-    return result.end()
+        code = result.end()
+        await device.drained()
+    return code
 
 
 class _OneTurn:
@@ -193,7 +200,8 @@ class _Conversation:
 
     async def _connect(self) -> Device:
         # A database belongs to the thread that opens it, so the loop's thread opens its own.
-        device = Device(DeviceHome(self._home_folder), self._policy, self._args.edge)
+        home, args = DeviceHome(self._home_folder), self._args
+        device = Device(home, self._policy, carrier(args), shaping=args.shaping)
         return await device.__aenter__()
 
     def _greet(self, enclaves: list[LiveEnclave]) -> None:

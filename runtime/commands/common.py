@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
 import sys
 from pathlib import Path
 
 import orjson
 
-from proofs.errors import PolicyError
 from proofs.policy import Policy
-from runtime.errors import SetupError
+from runtime.client.carrier import Carrier
+from runtime.client.places import DEFAULT_EDGE, find_carrier, find_home, find_policy
+from transport.shaping import DEFAULT_SHAPING, Shaping
 
-DEFAULT_EDGE = "ws://127.0.0.1:8470/v1/realtime"
 SIMULATED_LINE = (
     "SIMULATED attestation: no confidential hardware stands behind this enclave. "
     "It shows the flow and proves nothing about the machine."
@@ -51,40 +50,45 @@ def add_edge(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_way(parser: argparse.ArgumentParser) -> None:
+    """``--edge`` or ``--relay``."""
+    add_edge(parser)
+    parser.set_defaults(edge=None)
+    parser.add_argument(
+        "--relay",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="go straight to this relay, without an edge; given twice, each exchange goes through "
+        "one of the two, so that neither sees every exchange",
+    )
+
+
+def add_shaping(parser: argparse.ArgumentParser) -> None:
+    """``--shaping``."""
+    parser.add_argument(
+        "--shaping",
+        type=Shaping,
+        choices=list(Shaping),
+        default=DEFAULT_SHAPING,
+        help="what sizes and times may tell to whoever watches: off hides nothing, bucket pads "
+        f"sizes, cadence sends one size on a clock (default: {DEFAULT_SHAPING})",
+    )
+
+
 def home_folder(args: argparse.Namespace) -> Path:
     """The device's folder."""
-    if args.home is not None:
-        return Path(args.home)
-    if "SOTTO_HOME" in os.environ:
-        return Path(os.environ["SOTTO_HOME"])
-    local = Path("data/device")
-    return local if _is_ours(local) else Path.home() / ".local/share/sottovoce"
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether this user made it for himself: a folder that came with a download, with a secret and
-    a policy of somebody else's, is not taken up because one stands beside it."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return False
-    return status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700
+    return find_home(args.home)
 
 
 def load_policy(args: argparse.Namespace) -> tuple[Policy, str]:
     """The policy in force and where it comes from."""
-    chosen = args.policy or os.environ.get("SOTTO_POLICY")
-    path = Path(chosen) if chosen else home_folder(args) / "policy.toml"
-    try:
-        if chosen or path.is_file():
-            policy, source = Policy.load(path), str(path)
-        else:
-            policy, source = Policy.strict(), "built-in"
-    except PolicyError as error:
-        raise SetupError(f"the policy {error}", code="policy") from None
-    if args.allow_simulated:
-        policy, source = policy.allowing_simulated(), f"{source} and --allow-simulated"
-    return policy, source
+    return find_policy(args.policy, home_folder(args), allow_simulated=args.allow_simulated)
+
+
+def carrier(args: argparse.Namespace) -> Carrier:
+    """How sealed bytes travel: `add_way` reads it from the command line."""
+    return find_carrier(args.edge, args.relay)
 
 
 def print_json(value: object) -> None:

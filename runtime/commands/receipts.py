@@ -12,7 +12,15 @@ from typing import Any
 from proofs.disclosure import encode_disclosure
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome, ReceiptRow
-from runtime.commands.common import add_edge, add_home, home_folder, load_policy, print_json, say
+from runtime.commands.common import (
+    add_home,
+    add_way,
+    carrier,
+    home_folder,
+    load_policy,
+    print_json,
+    say,
+)
 from runtime.errors import Exit, SottoError
 
 _COLLECT_S = 3.0
@@ -28,8 +36,8 @@ def add_parser(commands: Any) -> None:
         help="write what a stranger needs to verify this receipt; ID may be its beginning",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--offline", action="store_true", help="do not ask the edge for late ones")
-    add_edge(parser)
+    parser.add_argument("--offline", action="store_true", help="do not ask for late ones")
+    add_way(parser)
     add_home(parser)
     parser.set_defaults(run=run)
 
@@ -64,7 +72,7 @@ async def _collect(args: argparse.Namespace, home: DeviceHome) -> None:
         return
     policy, _ = load_policy(args)
     with contextlib.suppress(SottoError):
-        async with Device(home, policy, args.edge) as device:
+        async with Device(home, policy, carrier(args)) as device:
             await asyncio.gather(*(device.wait_settled(one, _COLLECT_S) for one in late))
 
 

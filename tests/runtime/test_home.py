@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -242,3 +243,63 @@ def test_the_secret_stands_in_no_database(home: DeviceHome) -> None:
     for secret in ((home.path / "master.key").read_bytes(), home.thread_key("wren")):
         assert secret not in stored
         assert secret.hex().encode() not in stored.lower()
+
+
+def test_a_completions_key_is_forgotten_when_its_receipt_is_here(home: DeviceHome) -> None:
+    """It opens one receipt, once; afterwards nothing on this disk opens what Redis still holds."""
+    kept, refused = a_row(0, seal_key=b"k" * 32), a_row(1, seal_key=b"K" * 32)
+    for row in (kept, refused):
+        home.expect_receipt(row)
+        assert home.receipt(row.receipt_id) == row
+        assert "kkkk" not in repr(row).lower()
+    home.keep_receipt(kept.receipt_id, "dd" * 32, b"cose")
+    home.refuse_receipt(refused.receipt_id, "it commits to other words")
+    assert [row.seal_key for row in home.receipts()] == [None, None]
+
+
+# The database as it was before completions had receipts.
+_FIRST_FORM = """
+CREATE TABLE threads (persona TEXT PRIMARY KEY, position TEXT NOT NULL) STRICT;
+CREATE TABLE enclaves (
+    enclave_id TEXT PRIMARY KEY, bundle BLOB NOT NULL, proof TEXT NOT NULL
+) STRICT;
+CREATE TABLE receipts (
+    receipt_id TEXT PRIMARY KEY, turn_id TEXT NOT NULL, persona TEXT NOT NULL,
+    enclave_id TEXT NOT NULL, time INTEGER NOT NULL, outcome TEXT NOT NULL,
+    commitments BLOB NOT NULL, receipt BLOB, proof TEXT, problem TEXT
+) STRICT;
+"""
+
+
+def test_a_database_of_the_first_form_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Positions and receipts stay, once and for all, and completions can be kept beside them."""
+    (tmp_path / "home").mkdir(mode=0o700)
+    old = sqlite3.connect(tmp_path / "home" / "device.db")
+    old.executescript(_FIRST_FORM)
+    old.execute("INSERT INTO threads VALUES ('wren', ?)", (f"3.{HEADS[0]}",))
+    old.execute(
+        "INSERT INTO receipts VALUES (?, ?, 'wren', ?, 7, 'completed', ?, ?, 'proof', NULL)",
+        ("0" * 32, "1" * 32, "ee" * 32, bytes(64), b"cose"),
+    )
+    old.commit()
+    old.close()
+    for _ in range(2):
+        home = DeviceHome(tmp_path / "home")
+        assert home.position("wren") == f"3.{HEADS[0]}"
+        (row, *_) = home.receipts()
+        assert (row.status, row.receipt, row.seal_key) == ("settled", b"cose", None)
+        home.expect_receipt(a_row(5, turn_id="", seal_key=b"k" * 32))
+        found = home.receipt(a_row(5).receipt_id)
+        assert found is not None
+        assert found.seal_key == b"k" * 32
+        home.close()
+
+
+def test_a_database_of_a_newer_sottovoce_is_left_alone(tmp_path: Path) -> None:
+    """What this version does not understand it does not write into."""
+    DeviceHome(tmp_path / "home").close()
+    newer = sqlite3.connect(tmp_path / "home" / "device.db")
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(SetupError, match="newer"):
+        DeviceHome(tmp_path / "home")

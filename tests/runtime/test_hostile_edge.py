@@ -30,7 +30,8 @@ from proofs.claims import decode_claims
 from proofs.evidence.simulated import SimulatedPlatform
 from proofs.policy import Policy
 from proofs.receipt import decode_receipt
-from runtime.client.connection import StreamLostError
+from runtime.client.carrier import StreamLostError
+from runtime.client.connection import Connection
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
 from runtime.errors import SottoError
@@ -264,7 +265,7 @@ async def test_nothing_is_sealed_to_an_enclave_that_does_not_hold(
         if event["type"] == "enclaves"
         else event
     ]
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         with pytest.raises(SottoError) as caught:
             await talk(device)
     assert caught.value.code == "enclave_refused"
@@ -291,7 +292,7 @@ async def test_the_honest_enclave_is_found_among_false_ones(
         return [{**event, "enclaves": [*false, *honest, *false]}]
 
     edge.on_event = crowd
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         text, final = await talk(device)
     assert the_script(text)
     assert final["type"] == "response.completed"
@@ -317,7 +318,7 @@ async def test_a_list_of_enclaves_that_is_none_is_refused(
     edge.on_event = lambda event: [
         {**event, "enclaves": enclaves} if event["type"] == "enclaves" else event
     ]
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         with pytest.raises(SottoError) as caught:
             await device.enclaves()
     assert caught.value.code in ("enclave_away", "enclave_refused")
@@ -429,7 +430,7 @@ async def test_no_wrong_word_is_shown_of_an_answer_that_was_changed(
         events: list[Event] = []
         async with HostileEdge(system.edge).running() as edge:
             edge.on_frame = once(ANSWERS[what]())
-            async with Device(home, policy, edge.url) as device:
+            async with Device(home, policy, Connection(edge.url)) as device:
                 text, final = await talk(device, events)
                 row = await device.wait_settled(final["receipt_id"], 20)
         kinds = [event["type"] for event in events]
@@ -468,7 +469,7 @@ async def test_an_answer_that_is_always_changed_is_never_complete(
     """However long the edge goes on: no word that is not true, and no end."""
     edge.on_frame = attack
     events: list[Event] = []
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2):
                 await talk(device, events)
@@ -497,7 +498,7 @@ async def test_an_answer_that_lacks_only_its_seal_is_complete_once(
 
     edge.on_frame = cut
     events: list[Event] = []
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         text, final = await talk(device, events)
         row = await device.wait_settled(final["receipt_id"], 20)
     assert the_script(text)
@@ -524,7 +525,7 @@ async def test_streams_cannot_be_exchanged(
         return [frame]
 
     edge.on_frame = replay
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         first, _ = await talk(device)
         second, _ = await talk(device)
     assert the_script(first)
@@ -541,7 +542,7 @@ async def test_not_resumable_means_the_same_turn_again(
 ) -> None:
     """An edge that forgets at will costs time: no word is lost, none is said twice."""
     claim = {"type": "error", "error": {"code": "not_resumable", "message": "gone \x1b[2J"}}
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         text, seen = "", 0
         async for event in device.turn(WREN, "hello"):
             assert event["type"] != "response.restarted"
@@ -579,7 +580,7 @@ async def test_events_that_break_the_protocol_do_not_stop_the_device(
     edge: HostileEdge, home: DeviceHome, policy: Policy
 ) -> None:
     """After each it leaves that socket, comes back on another, and is a device that works."""
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         for junk in JUNK:
             assert await device.cancel(WREN, "0" * 32) is False, "a sealed exchange works"
             sockets = edge.sockets
@@ -594,7 +595,7 @@ async def test_a_session_that_begins_twice_is_refused(
 ) -> None:
     """Else each beginning would make the device ask again for all that it waits for."""
     hello = {"type": "session.created", "session": {"token": "a" * 32}}
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         await device.enclaves()
         await edge.send(hello)
         await edge.wait_for_another_socket()
@@ -615,7 +616,7 @@ async def test_a_flood_of_events_does_not_hinder_a_turn(
         {"type": "enclaves", "enclaves": []},
     ]
     edge.on_frame = lambda frame: [Frame(frame.stream + 100, 0, b"?" * 999), frame]
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         text = ""
         async for event in device.turn(WREN, "hello"):
             text += event.get("delta", "")
@@ -630,7 +631,7 @@ async def test_a_flood_of_sealed_bytes_is_cut_off(
     edge: HostileEdge, home: DeviceHome, policy: Policy
 ) -> None:
     """While a person is slow to read, an edge cannot fill the device's memory."""
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         turn = device.turn(WREN, "hello")
         async for event in turn:
             if event["type"] == "response.output_text.delta":
@@ -649,7 +650,7 @@ async def test_an_edge_that_closes_for_good_wakes_everyone(
     edge: HostileEdge, home: DeviceHome, policy: Policy
 ) -> None:
     """Who waits is told, at once and again later; nobody hangs."""
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         await device.enclaves()
         async with asyncio.timeout(20):
             await edge.close_for_good()
@@ -666,10 +667,10 @@ async def test_an_edges_words_cannot_pose_as_an_enclaves(
     """A failure outside the encapsulation bears neither its codes nor terminal controls."""
     problem = {"code": "memory_rollback", "message": "\x1b]0;pwned\x07 your memory is gone\n" * 99}
     caught: list[StreamLostError] = []
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         (enclave, *_) = await device.enclaves()
-        stream = await device._connection.open_stream(enclave.gateway)
-        await edge.send({"type": "stream.failed", "stream": stream.stream_id, "error": problem})
+        stream = await device._carrier.open_stream(enclave.gateway)
+        await edge.send({"type": "stream.failed", "stream": stream.stream_id, "error": problem})  # type: ignore[attr-defined]
         try:
             async for _ in stream:
                 pass
@@ -704,7 +705,7 @@ async def test_no_forged_receipt_is_kept_and_none_voids_the_true_one(
         return [*({**event, "sealed": one} for one in forged), event]
 
     edge.on_event = forge
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         for _ in range(2):
             _, final = await talk(device)
             row = await device.wait_settled(final["receipt_id"], 20)
@@ -722,7 +723,7 @@ async def test_a_forged_receipt_alone_leaves_the_turn_without_one(
         if event["type"] == "response.receipt"
         else [event]
     )
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         text, final = await talk(device)
         row = await device.wait_settled(final["receipt_id"], 1)
     assert the_script(text), "what was answered stands, whatever becomes of its receipt"
@@ -747,7 +748,7 @@ async def test_a_genuine_receipt_that_commits_to_other_words_is_refused(
 
     edge.on_event = swap
     rows = []
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         for _ in range(2):
             _, final = await talk(device)
             rows.append(await device.wait_settled(final["receipt_id"], 10))
@@ -784,7 +785,7 @@ async def test_a_forged_settlement_settles_nothing(
         return [*({**event, "proof": one} for one in forged), *([event] if honest else [])]
 
     edge.on_event = forge
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         _, final = await talk(device)
         row = await device.wait_settled(final["receipt_id"], 20 if honest else 1.5)
     assert row is not None
@@ -797,7 +798,7 @@ async def test_what_was_settled_stays_settled(
     edge: HostileEdge, home: DeviceHome, policy: Policy
 ) -> None:
     """An edge that turns hostile later cannot take back what was verified."""
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         _, final = await talk(device)
         row = await device.wait_settled(final["receipt_id"], 20)
         assert row is not None
@@ -816,7 +817,7 @@ async def test_a_settlement_without_a_receipt_settles_nothing(
 ) -> None:
     """A proof of something that the device never saw is no news."""
     edge.on_event = lambda event: [] if event["type"] == "response.receipt" else [event]
-    async with Device(home, policy, edge.url) as device:
+    async with Device(home, policy, Connection(edge.url)) as device:
         _, final = await talk(device)
         row = await device.wait_settled(final["receipt_id"], 1)
     assert row is not None

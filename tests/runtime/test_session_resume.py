@@ -12,6 +12,7 @@ import pytest
 
 from personas.library import load_library
 from proofs.policy import Policy
+from runtime.client.connection import Connection
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
 from tests.e2e.system import System
@@ -78,7 +79,7 @@ async def device(system: System, tmp_path: Path) -> AsyncIterator[tuple[Device, 
     policy = Policy.load(system.home / "policy.toml")
     async with Cable(system.port).plugged() as cable:
         edge = f"ws://127.0.0.1:{cable.port}/v1/realtime"
-        async with Device(home, policy, edge) as device:
+        async with Device(home, policy, Connection(edge)) as device:
             yield device, home, cable
     home.close()
 
