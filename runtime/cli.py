@@ -164,13 +164,19 @@ def _host(url: str) -> str:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: errors that a person can meet are one line; exit codes are `Exit`."""
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(argv).parse_args(argv)
+    args = argparse.Namespace()
     try:
+        # What a command imports takes a moment, in which Ctrl-C may come, too.
+        args = build_parser(argv).parse_args(argv)
         code = args.run(args)
     except SottoError as error:
         code = _report(args, error)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`sotto receipts | head`): nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
     except Exception as error:
         if "SOTTO_TRACEBACK" in os.environ:
             raise
@@ -182,10 +188,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
                 code="internal",
             ),
         )
-    except BrokenPipeError:
-        # The reader of our output left (`sotto receipts | head`): nothing more to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.OK
     sys.exit(int(code))
 
 

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from transport.errors import LimitError, MessageError, UsageError
 from transport.mux_frames import (
     HEADER_BYTES,
-    MAX_CREDIT,
     MAX_PAYLOAD,
     MAX_STREAM_ID,
     Frame,
@@ -320,8 +319,9 @@ class MuxConnection:
         if stream is None:
             return None
         stream.send_window += credit
-        if stream.send_window > MAX_CREDIT:
-            raise MessageError(f"the credit of stream {frame[1]} overflows")
+        if stream.send_window > INITIAL_WINDOW:
+            # Else a peer could have a whole response queued here, and read none of it.
+            raise MessageError(f"the peer gave credit on stream {frame[1]} for what it had not got")
         return WindowOpened(frame[1], stream.send_window)
 
     # Sending

@@ -21,7 +21,6 @@ from transport.errors import LimitError, MessageError, UsageError
 
 MAX_PAYLOAD: Final = 32 * 1024
 MAX_STREAM_ID: Final = (1 << 32) - 1
-MAX_CREDIT: Final = (1 << 32) - 1
 
 _HEADER = struct.Struct("!II")
 HEADER_BYTES: Final = _HEADER.size

@@ -38,7 +38,7 @@ class RelayLinks:
                 pool = self._choose() or await self._connect()
                 link = await pool.get()
                 stream = link.open(gateway, media.OHTTP_CHUNKED_REQUEST)
-                return RelayStream(stream, pool if len(self._pools) > 1 else None)
+                return RelayStream(stream, pool)
             except (LinkClosedError, LimitError) as error:
                 failure = error
         raise failure
@@ -55,7 +55,10 @@ class RelayLinks:
                 there.append(pool)
             else:
                 _attempt(pool)
-        return secrets.choice(there) if there else None
+        # A 503 may be the gateway's, whom one relay cannot reach better than another: it must not
+        # keep the edge from all of them.
+        willing = [pool for pool in there if not pool.avoided] or there
+        return secrets.choice(willing) if willing else None
 
     async def _connect(self) -> LinkPool:
         """The first relay that answers; one that does not costs the others no time."""
@@ -78,17 +81,16 @@ class RelayStream:
 
     Args:
         stream: To send on and to receive from.
-        pool: Links to its relay, where there is another relay to turn to.
+        pool: Links to its relay.
     """
 
-    def __init__(self, stream: Stream, pool: LinkPool | None) -> None:
+    def __init__(self, stream: Stream, pool: LinkPool) -> None:
         self.stream = stream
         self._pool = pool
 
     def avoid_relay(self) -> None:
-        """Send nothing more this way for a moment: this relay takes no further streams."""
-        if self._pool is not None:
-            self._pool.pause()
+        """Use the other relays for a moment, if any is there: this one takes no further streams."""
+        self._pool.avoid()
 
 
 def _attempt(pool: LinkPool) -> asyncio.Task[Link] | None:

@@ -168,6 +168,22 @@ async def test_a_relay_that_takes_no_more_is_avoided_for_a_moment() -> None:
         session.close()
 
 
+async def test_a_gateway_that_takes_no_more_costs_other_gateways_nothing() -> None:
+    """Its 503 comes through every relay alike, and keeps no stream from any of them."""
+    async with relays(2) as (one, other), links(one.url, other.url) as ways:
+        one.status = other.status = 503
+        session = Session(ways, EdgeMetrics(CollectorRegistry()))
+        number = 0
+        async with asyncio.timeout(8):
+            while len(one.requests) + len(other.requests) < 40:
+                if session.idle:
+                    number += 1
+                    session.open_stream(number, "g")
+                    await session.receive(Frame(number, 0, b"sealed", end=True))
+                await asyncio.sleep(0.01)
+        session.close()
+
+
 async def test_opening_a_stream_waits_for_no_relay(black_hole: str) -> None:
     """What comes of a request meanwhile is kept, and goes on whole once a relay is there."""
     with socket.socket() as probe:

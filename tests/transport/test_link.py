@@ -16,9 +16,10 @@ from transport.errors import (
     StreamResetError,
     UsageError,
 )
-from transport.mux import INITIAL_WINDOW
+from transport.mux import INITIAL_WINDOW, MuxConnection, Role
 from transport.mux_frames import FrameType, ResetCode, encode_frame
 from transport.relay.link import SUBPROTOCOL, Link, Stream, server_websocket
+from transport.relay.pool import LinkPool, Reconnect
 
 pytestmark = pytest.mark.integration
 
@@ -277,6 +278,91 @@ async def test_a_peer_that_breaks_the_protocol_is_dropped() -> None:
             await (ws.send_str(data) if isinstance(data, str) else ws.send_bytes(data))
             assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSE
             await ws.close()
+
+
+async def test_streams_reset_as_fast_as_they_open_do_not_pile_up() -> None:
+    """What a client gives up at once still costs a handler, of which there are only so many."""
+    handlers = 0
+    done = asyncio.Event()
+
+    async def handler(stream: Stream) -> None:
+        nonlocal handlers
+        handlers += 1
+        await done.wait()
+
+    async with linked(handler) as (_, link):
+        for _ in range(100):
+            link.open("g", "a/b").reset()
+        refused = link.open("g", "a/b")
+        with pytest.raises(StreamResetError) as caught:
+            await refused.head()
+        assert caught.value.code == ResetCode.REFUSED
+        assert handlers == 2 * 8
+        done.set()
+
+
+async def test_a_client_that_does_not_read_is_not_read() -> None:
+    """What it asks costs the server little, however long it goes on asking."""
+    handlers = 0
+
+    async def handler(stream: Stream) -> None:
+        nonlocal handlers
+        handlers += 1
+        await stream.send_head(200, "a/b")
+        await stream.send(bytes(4096), end=True)
+
+    asking = MuxConnection(Role.CLIENT, max_streams=1_000_000)
+
+    def ask() -> bytes:
+        for _ in range(8):
+            stream_id = asking.open("g", "a/b")
+            asking.send(stream_id, b"", end=True)
+        return asking.data_to_send()
+
+    async with serving(handler) as server, aiohttp.ClientSession() as session:
+        ws = await session.ws_connect(f"{server.url}/mux", protocols=(SUBPROTOCOL,))
+        connection = ws._response.connection
+        assert connection is not None
+        transport = connection.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        for _ in range(4_000):
+            await ws.send_bytes(ask())
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.5)
+        # The server's queue and the buffers of both sockets hold some thousands of answers.
+        assert handlers < 10_000
+        transport.abort()
+
+
+async def test_a_server_that_hangs_up_at_once_is_left_alone() -> None:
+    """Its pool gives up for a moment, where it could connect without end."""
+    connected = 0
+
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        nonlocal connected
+        connected += 1
+        ws = server_websocket()
+        await ws.prepare(request)
+        await ws.close()
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/mux", hang_up)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with aiohttp.ClientSession() as session:
+        pool = LinkPool(session, url, reconnect=Reconnect(min_s=60, max_s=60))
+        for _ in range(20):
+            with pytest.raises(LinkClosedError):
+                async with asyncio.timeout(10):
+                    link = await pool.get()
+                    await link.open("g", "a/b").head()
+        await pool.close()
+    await runner.cleanup()
+    assert connected == 1
 
 
 async def test_peers_that_do_not_speak_it_are_told_apart() -> None:

@@ -240,6 +240,7 @@ def test_too_many_streams() -> None:
         encode_frame(FrameType.RESET, 9, b"\x00\x01"),
         encode_frame(FrameType.WINDOW, 1, bytes(4)),
         encode_frame(FrameType.WINDOW, 1, b"\x01"),
+        encode_window(1, 1),
         encode_window(1, 0xFFFF_FFFF),
     ],
 )

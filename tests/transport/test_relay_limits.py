@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import socket
@@ -17,9 +18,9 @@ from relay_roles import RunningRelay, edge_link, eventually, running_relay
 
 from transport import media
 from transport.errors import LinkClosedError, StreamResetError
-from transport.mux import DEFAULT_MAX_STREAMS, INITIAL_WINDOW
+from transport.mux import DEFAULT_MAX_STREAMS, INITIAL_WINDOW, MuxConnection, Role
 from transport.mux_frames import ResetCode
-from transport.relay.link import Link, Stream, server_websocket
+from transport.relay.link import SUBPROTOCOL, Link, Stream, server_websocket
 
 pytestmark = pytest.mark.integration
 
@@ -88,6 +89,14 @@ async def echo_gateway(*, mux: bool) -> AsyncIterator[EchoGateway]:
         for ws in gateway.sockets:
             await ws.close()
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def link_gateway(handler: Callable[[Stream], Awaitable[None]]) -> AsyncIterator[str]:
+    """A gateway that does `handler` to each stream of its links; its base URL."""
+    async with echo_gateway(mux=True) as gateway:
+        gateway.stream = handler  # type: ignore[method-assign]
+        yield gateway.url
 
 
 @asynccontextmanager
@@ -247,6 +256,51 @@ async def test_a_reader_that_stalls_misses_nothing() -> None:
             got += data
         assert got == sent
         await feeding
+
+
+async def test_nothing_is_unpacked() -> None:
+    """A field that calls the body compressed makes of a few bytes no more than these."""
+    body = gzip.compress(bytes(1 << 20))
+    async with (
+        echo_gateway(mux=True) as gateway,
+        running_relay({"g": gateway.url}) as relay,
+        aiohttp.ClientSession() as session,
+    ):
+        headers = {**CHUNKED, "Content-Encoding": "gzip"}
+        url = f"{relay.url}/gateway/g"
+        async with session.post(url, data=body, headers=headers) as response:
+            assert await response.read() == body
+
+
+async def test_an_early_answer_comes_whole() -> None:
+    """A gateway that answers before it has the request, and drops the rest, is still heard."""
+    answer = bytes(range(256)) * (2 * INITIAL_WINDOW // 256)
+    answered = asyncio.Event()
+
+    async def refuse(stream: Stream) -> None:
+        await stream.send_head(413, media.PROBLEM_JSON)
+        await stream.send(answer, end=True)
+        answered.set()
+
+    async with (
+        link_gateway(refuse) as url,
+        running_relay({"g": url}) as relay,
+        aiohttp.ClientSession() as session,
+        edge_link(session, relay) as link,
+    ):
+        stream = link.open("g", media.OHTTP_CHUNKED_REQUEST)
+        sending = asyncio.create_task(stream.send(bytes(4 * INITIAL_WINDOW)))
+        await answered.wait()
+        # Half of it lies in the relay when the gateway resets its stream.
+        await asyncio.sleep(0.2)
+        got = b""
+        while (data := await stream.receive()) is not None:
+            got += data
+        assert got == answer
+        with pytest.raises(StreamResetError):
+            await sending
+        ended = {"gateway": "g", "outcome": "completed"}
+        await eventually(lambda: relay.metric("sotto_relay_streams_total", **ended) == 1)
 
 
 @pytest.mark.parametrize("by_link", [True, False])
@@ -492,6 +546,35 @@ async def test_a_draining_relay_sends_edges_elsewhere() -> None:
             unused.open("g", media.OHTTP_CHUNKED_REQUEST)
         await kept.send(b"still here", end=True)
         assert await kept.receive() == b"still here"
+
+
+async def test_an_edge_that_does_not_read_holds_up_no_stop() -> None:
+    """Not even the word that its connection ends gets through to it."""
+    streams = 100
+    opened = MuxConnection(Role.CLIENT)
+    for _ in range(streams):
+        opened.send(opened.open("g", media.OHTTP_CHUNKED_REQUEST), b"", end=True)
+
+    async def answer(stream: Stream) -> None:
+        await stream.send_head(200, media.OHTTP_CHUNKED_RESPONSE)
+        await stream.send(bytes(INITIAL_WINDOW), end=True)
+
+    async with (
+        asyncio.timeout(20),
+        link_gateway(answer) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        async with running_relay({"g": url}) as relay:
+            ws = await session.ws_connect(f"{relay.url}/mux", protocols=(SUBPROTOCOL,))
+            connection = ws._response.connection
+            assert connection is not None
+            transport = connection.transport
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
+            await ws.send_bytes(opened.data_to_send())
+            ended = {"gateway": "g", "outcome": "completed"}
+            await eventually(lambda: relay.metric("sotto_relay_streams_total", **ended) == streams)
+        transport.abort()
 
 
 async def test_no_failure_tells_the_operator_who_or_what(

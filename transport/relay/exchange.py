@@ -142,7 +142,12 @@ class Exchange:
             raise TimeoutError
 
     async def _request(self) -> None:
-        await _pass(self._inbound, self._upstream, self._request_meter)
+        try:
+            await _pass(self._inbound, self._upstream, self._request_meter)
+        except (StreamResetError, LinkClosedError):
+            if self._inbound.abandoned:
+                raise
+            # The gateway takes no more of it. Its response may be whole all the same.
         self._request_over = True
 
     async def _response(self) -> None:

@@ -36,6 +36,10 @@ _MAX_MESSAGE_BYTES: Final = 4 * _MESSAGE_BYTES
 # A peer that gives credit but does not read its socket: past this the link is closed. Resets do
 # not take back what is queued, so credit alone would not bound it.
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+# A server reads no further requests while so much of its answers waits to be written: a client that
+# sends and does not read must not cost more than it spends. Clients always read, so neither end can
+# come to wait for the other.
+_PAUSE_READING_BYTES: Final = 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +82,8 @@ class Stream:
         self.stream_id = stream_id
         self.target = target
         self.content_type = content_type
-        self._received: list[bytes] = []
+        # Not a list of what came: frames of a byte or two would each take an object's memory.
+        self._received = bytearray()
         self._ended = False
         self._sent_end = False
         self._head: tuple[int, str] | None = None
@@ -181,7 +186,7 @@ class Stream:
             link.mux.splice(self.stream_id, None)
 
     def _take(self) -> bytes:
-        data = b"".join(self._received)
+        data = bytes(self._received)
         self._received.clear()
         return data
 
@@ -235,7 +240,7 @@ class Stream:
         """Take one event of the connection."""
         match event:
             case mux.DataReceived(data=data):
-                self._received.append(data)
+                self._received += data
             case mux.HeadReceived(status=status, content_type=content_type):
                 self._head = (status, content_type)
             case mux.StreamEnded():
@@ -258,12 +263,14 @@ class Link:
     def __init__(self, ws: WebSocket, role: mux.Role, handler: Handler, max_streams: int) -> None:
         """Made by `connect` and `serve` only."""
         self.mux = mux.MuxConnection(role, max_streams=max_streams)
+        self._reads_always = role is mux.Role.CLIENT
         self._ws = ws
         self._handler = handler
         self._streams: dict[int, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: LinkClosedError | None = None
         self._flush_wanted = asyncio.Event()
+        self._written = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -384,6 +391,7 @@ class Link:
                     self._dispatch(event)
                 self._check_queue()
                 self.schedule_flush()
+                await self._catch_up()
             self._fail("the peer closed the link or fell silent")
         except TransportError as error:
             _log.warning("link closed: %s", error)
@@ -392,6 +400,14 @@ class Link:
             self._fail("the link was shut down")
             self._writer.cancel()
             await self._close_websocket()
+
+    async def _catch_up(self) -> None:
+        """On a server, wait until most of what is queued has been written."""
+        while not (self._reads_always or self.closed):
+            if self.mux.queued_bytes <= _PAUSE_READING_BYTES:
+                return
+            self._written.clear()
+            await self._written.wait()
 
     def _check_queue(self) -> None:
         if self.mux.queued_bytes > _MAX_QUEUED_BYTES:
@@ -408,6 +424,10 @@ class Link:
 
     def _dispatch(self, event: mux.Event) -> None:
         if isinstance(event, mux.StreamOpened):
+            if len(self._tasks) >= 2 * self.mux.max_streams:
+                # Streams that are reset as fast as they are opened outrun their handlers' ends.
+                self.mux.reset(event.stream_id, ResetCode.REFUSED)
+                return
             stream = Stream(self, event.stream_id, event.target, event.content_type)
             self._streams[event.stream_id] = stream
             task = asyncio.create_task(self._handle(stream))
@@ -439,6 +459,7 @@ class Link:
                 data = self.mux.data_to_send()
                 for start in range(0, len(data), _MESSAGE_BYTES):
                     await self._ws.send_bytes(data[start : start + _MESSAGE_BYTES])
+                self._written.set()
         except (aiohttp.ClientError, OSError) as error:
             self._fail(f"writing failed: {type(error).__name__}")
             await self._close_websocket()
@@ -456,3 +477,4 @@ class Link:
         for stream in tuple(self._streams.values()):
             stream._fail(self._error)
         self._streams.clear()
+        self._written.set()

@@ -60,13 +60,16 @@ class LinkPool:
         self._connecting: asyncio.Task[Link] | None = None
         self._failures = 0
         self._retry_at = 0.0
-        self._paused_until = 0.0
+        self._made_at = 0.0
+        self._avoided_until = 0.0
 
     def ready(self) -> Link | None:
-        """A live link with room for a stream, if there is one and the pool is not paused."""
-        if asyncio.get_running_loop().time() < self._paused_until:
-            return None
-        self._links = [link for link in self._links if not link.closed]
+        """A live link with room for a stream, if there is one."""
+        alive = [link for link in self._links if not link.closed]
+        if self._links and not alive:
+            # A server that lets us in and hangs up at once is not asked again at once.
+            self._retry_at = max(self._retry_at, self._made_at + self._reconnect.min_s)
+        self._links = alive
         return next((link for link in self._links if link.has_room), None)
 
     def connect(self) -> asyncio.Task[Link]:
@@ -77,7 +80,7 @@ class LinkPool:
             LimitError: There are as many links as there may be, and all are full.
         """
         if self._connecting is None:
-            if asyncio.get_running_loop().time() < max(self._retry_at, self._paused_until):
+            if asyncio.get_running_loop().time() < self._retry_at:
                 raise LinkClosedError("it was away a moment ago; try again shortly")
             if len(self._links) >= self._max_links:
                 raise LimitError(f"{self._max_links} links are full; wait for a stream to end")
@@ -97,9 +100,14 @@ class LinkPool:
             await asyncio.shield(self.connect())
         return link
 
-    def pause(self) -> None:
-        """Open nothing more here for the longest pause: the server said that it takes no more."""
-        self._paused_until = asyncio.get_running_loop().time() + self._reconnect.max_s
+    def avoid(self) -> None:
+        """Be avoided for the longest pause: the server said that it takes no more."""
+        self._avoided_until = asyncio.get_running_loop().time() + self._reconnect.max_s
+
+    @property
+    def avoided(self) -> bool:
+        """Whether streams should rather go elsewhere, if there is an elsewhere."""
+        return asyncio.get_running_loop().time() < self._avoided_until
 
     async def _connect(self) -> Link:
         try:
@@ -114,6 +122,7 @@ class LinkPool:
             self._attempted(False)
             raise
         self._failures = 0
+        self._made_at = asyncio.get_running_loop().time()
         self._links.append(link)
         self._attempted(True)
         return link

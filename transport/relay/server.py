@@ -41,6 +41,8 @@ UPSTREAM_TARGET: Final = "ohttp"
 """The target of streams towards a gateway: its gateway resource, as in `<base>/ohttp`."""
 
 _DRAIN_LOOK_S: Final = 0.1
+# A client that does not read its socket would otherwise be waited for without end.
+_CLOSE_S: Final = 2.0
 _BACKLOG: Final = 1024
 
 # What ends an exchange early: outcome for the metrics, status and title for the client.
@@ -145,7 +147,9 @@ class Relay:
 
     async def close_sockets(self, app: web.Application) -> None:
         """Close the edges' connections, or the server would wait for them."""
-        await asyncio.gather(*(ws.close() for ws in tuple(self._sockets)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.gather(*(ws.close() for ws in tuple(self._sockets)))
 
     async def drain(self) -> None:
         """Refuse new exchanges and wait for those in progress, up to the configured time.
@@ -373,6 +377,7 @@ async def serve(
         logger=_silent_log(),
         handler_cancellation=True,
         shutdown_timeout=1.0,
+        auto_decompress=False,
     )
     await runner.setup()
     try:
