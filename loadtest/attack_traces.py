@@ -99,9 +99,12 @@ async def record(
                             if len(traces) % 250 == 0:
                                 progress(f"the attacker: {len(traces)} of {len(jobs)} replies")
 
-                    async with asyncio.TaskGroup() as group:
-                        for _ in range(streams):
-                            group.create_task(work())
+                    try:
+                        async with asyncio.TaskGroup() as group:
+                            for _ in range(streams):
+                                group.create_task(work())
+                    except ExceptionGroup as failed:
+                        raise failed.exceptions[0] from None  # one says why
     return traces
 
 
@@ -150,8 +153,8 @@ class _Devices:
                         for event in decoder.feed(plaintext):
                             reading.take(event, now)
             closed = time.perf_counter() - start
-            decoder.feed(opener.finish())
-            decoder.finish()
+            for event in [*decoder.feed(opener.finish()), *decoder.finish()]:
+                reading.take(event, closed)
         except (aiohttp.ClientError, TransportError, TimeoutError) as error:
             raise SottoError(f"a reply broke off ({type(error).__name__})") from error
         first, last, completed = reading.times()

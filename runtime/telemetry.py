@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -115,3 +117,15 @@ def setup_logging(role: str) -> None:
     # These log peers' addresses at INFO or DEBUG.
     for name in ("aiohttp.access", "websockets", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_only_the_place)
+
+
+def _only_the_place(record: logging.LogRecord) -> bool:
+    """Where a handler failed. aiohttp would add who asked, and what it could not read."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        return False  # a client's mistake, as often as it likes
+    place = "".join(traceback.format_tb(error.__traceback__)) if error is not None else ""
+    record.msg, record.args = "an HTTP handler failed: %s at\n%s", (type(error).__name__, place)
+    record.exc_info = record.exc_text = None
+    return True

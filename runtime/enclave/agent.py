@@ -146,6 +146,9 @@ class Agent:
                 thread,
             )
             return
+        except EngineError as error:
+            self._fail(turn, error.code, str(error), thread)
+            return
         receipt_id = os.urandom(16)
         sampling = _sampling(call.persona, prompt)
         shown: dict[str, Any] = {"notice": self._engine.notice} if self._engine.notice else {}

@@ -151,7 +151,7 @@ class Completions:
         """Begin a completion.
 
         Raises:
-            ApiError: The prompt does not fit, or there is no place.
+            ApiError: The prompt does not fit or the engine cannot read it, or there is no place.
         """
         persona, request = call.persona, call.request
         asked = request.max_completion_tokens or request.max_tokens or persona.sampling.max_tokens
@@ -165,6 +165,8 @@ class Completions:
                 f"{self._engine.context_tokens} tokens; send fewer or shorter messages",
                 "messages",
             ) from None
+        except EngineError as error:
+            raise _told(error) from None
         own = persona.sampling
         sampling = Sampling(
             temperature=own.temperature if request.temperature is None else request.temperature,
@@ -210,8 +212,7 @@ class Completions:
                 completion.texts.put,
             )
         except EngineError as error:
-            status = 400 if error.code in {"prompt_too_long", "invalid_sampling"} else 500
-            completion.failure = ApiError(status, error.code, str(error))
+            completion.failure = _told(error)
         except Exception as error:
             log_defect("completion", error)
             completion.failure = ApiError(
@@ -243,3 +244,9 @@ class Completions:
         self._outbox.put(
             ReceiptJob(receipt, call.binding.identity.receipt_key, call.keys, chained=False)
         )
+
+
+def _told(error: EngineError) -> ApiError:
+    """What a program is told of it."""
+    asked = error.code in {"prompt_too_long", "invalid_sampling", "invalid_messages"}
+    return ApiError(400 if asked else 500, error.code, str(error))

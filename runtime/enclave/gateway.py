@@ -67,6 +67,9 @@ from transport.shaping import DEFAULT_SHAPING, SHAPING_HEADER, Shaping, padded_l
 
 log = logging.getLogger(__name__)
 
+STALLED_S = 120.0
+"""Longest time for which a reader may take nothing of what waits for it: it holds a whole reply."""
+
 _BLANK = "about:blank"
 
 
@@ -101,12 +104,21 @@ class Gateway:
         receiver: Receives and opens requests.
         routes: Answers what was opened.
         metrics: Counters.
+        stalled_s: See `STALLED_S`.
     """
 
-    def __init__(self, receiver: Receiver, routes: Routes, metrics: EnclaveMetrics) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        routes: Routes,
+        metrics: EnclaveMetrics,
+        *,
+        stalled_s: float = STALLED_S,
+    ) -> None:
         self._receiver = receiver
         self._routes = routes
         self._metrics = metrics
+        self._stalled_s = stalled_s
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one exchange to its end; every refusal is answered, none is raised."""
@@ -122,13 +134,14 @@ class Gateway:
 
     async def _answer(self, exchange: Exchange, received: Received) -> None:
         shaping, reply = await self._reply(received)
+        reader = _Reader(exchange, self._stalled_s)
         try:
             if isinstance(received.opener, ResponseSealer):
-                await _send_whole(exchange, reply, shaping, received.opener)
+                await _send_whole(reader, reply, shaping, received.opener)
             else:
                 opener = received.opener
                 sealer = opener.response_sealer(os.urandom(opener.nonce_length))
-                await _send_chunks(exchange, reply, shaping, sealer)
+                await _send_chunks(reader, reply, shaping, sealer)
         finally:
             reply.close()
 
@@ -233,34 +246,53 @@ def _date(value: bytes | None) -> int:
     return date
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Who reads an answer, for as long as it does."""
+
+    exchange: Exchange
+    stalled_s: float
+
+    async def begin(self, content_type: str) -> None:
+        await self.exchange.send_head(200, content_type)
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        try:
+            async with asyncio.timeout(self.stalled_s):
+                await self.exchange.send(data, end=end)
+        except TimeoutError:
+            self.exchange.reset()
+            raise LinkClosedError(f"the reader took nothing for {self.stalled_s:g} s") from None
+
+
 async def _send_whole(
-    exchange: Exchange, reply: Reply, shaping: Shaping, sealer: ResponseSealer
+    reader: _Reader, reply: Reply, shaping: Shaping, sealer: ResponseSealer
 ) -> None:
     """RFC 9458 knows whole messages alone, so that events are gathered first."""
     body = reply.body
     if reply.events is not None:
         body = b"".join([part async for part in reply.events])
     response = _encoded(reply, body, shaping)
-    await exchange.send_head(200, media.OHTTP_RESPONSE)
-    await exchange.send(sealer.seal(response, os.urandom(sealer.nonce_length)), end=True)
+    await reader.begin(media.OHTTP_RESPONSE)
+    await reader.send(sealer.seal(response, os.urandom(sealer.nonce_length)), end=True)
 
 
 async def _send_chunks(
-    exchange: Exchange, reply: Reply, shaping: Shaping, sealer: ChunkedResponseSealer
+    reader: _Reader, reply: Reply, shaping: Shaping, sealer: ChunkedResponseSealer
 ) -> None:
     """Seal each piece the moment it exists."""
-    await exchange.send_head(200, media.OHTTP_CHUNKED_RESPONSE)
+    await reader.begin(media.OHTTP_CHUNKED_RESPONSE)
     if reply.events is None:
         response = _encoded(reply, reply.body, shaping)
-        await exchange.send(sealer.seal(response, final=True), end=True)
+        await reader.send(sealer.seal(response, final=True), end=True)
         return
     encoder = ResponseEncoder(reply.status, reply.headers)
     pending = encoder.start()
     async with contextlib.aclosing(shaped(reply.events, shaping)) as parts:
         async for part in parts:
-            await exchange.send(sealer.seal(pending + encoder.content(part)))
+            await reader.send(sealer.seal(pending + encoder.content(part)))
             pending = b""
-    await exchange.send(sealer.seal(pending + encoder.finish(), final=True), end=True)
+    await reader.send(sealer.seal(pending + encoder.finish(), final=True), end=True)
 
 
 def _encoded(reply: Reply, body: bytes, shaping: Shaping) -> bytes:

@@ -128,7 +128,8 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     def __getitem__(self, key_id: int) -> GatewayKey:
         held = self._held[key_id]
-        if held.identity.claims.not_after <= time.time():
+        claims = held.identity.claims
+        if not claims.not_before - DATE_WINDOW_S <= time.time() < claims.not_after:
             raise KeyError(key_id)
         return held.key
 
@@ -234,11 +235,17 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _rotate_in_time(self) -> None:
         while True:
-            current = self._current
-            if current is None or time.time() > current.claims.not_before + self._lifetime_s / 2:
+            if self._is_due():
                 await self.rotate()
                 await self.announce()
             await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    def _is_due(self) -> bool:
+        if self._current is None:
+            return True
+        age = time.time() - self._current.claims.not_before
+        # Negative where the clock was set back: until it had caught up, no client would take it.
+        return not -DATE_WINDOW_S <= age <= self._lifetime_s / 2
 
     async def _announce_often(self) -> None:
         while True:

@@ -59,6 +59,10 @@ class Exchange(Protocol):
         """Wait until the reader of the response has left, and raise why."""
         ...
 
+    def reset(self) -> None:
+        """Break the exchange off at once, whatever still waits to be sent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Received:

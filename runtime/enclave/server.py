@@ -22,14 +22,14 @@ from runtime.enclave.gateway import Gateway
 from runtime.enclave.identity import IdentityKeeper, load_platform
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.places import Places
-from runtime.enclave.receiving import Receiver, check_size
+from runtime.enclave.receiving import Receiver, UnsupportedMediaTypeError, check_size
 from runtime.enclave.routes import Routes
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
 from runtime.serving import bound_site, cancelled, until_stopped
 from runtime.telemetry import EnclaveMetrics, serve_metrics
 from transport import media
-from transport.errors import LinkClosedError, TruncatedError
+from transport.errors import LinkClosedError, MuxUnsupportedError, TruncatedError
 from transport.keyconfig import encode_key_config_list
 from transport.relay.link import Link, server_websocket
 
@@ -90,6 +90,8 @@ class _Connection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type] # as aiohttp's own runner passes it
             keepalive_timeout=_KEEP_ALIVE_S,
+            # What is refused is still read to its end, but as it comes.
+            auto_decompress=False,
         )
         self.request: web.BaseRequest | None = None
         self.ended = False
@@ -117,7 +119,7 @@ class _Connection(web.RequestHandler):
     def finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """The handler has answered."""
         self.request = None
-        if self.ended:
+        if self.ended and not self._messages:  # none was sent behind this one
             response.force_close()
         if request.content.exception() is not None:
             request.content.feed_eof()  # or aiohttp would read on
@@ -186,6 +188,8 @@ class _HttpExchange:
     async def _begin(self) -> None:
         self._begun = True
         check_size(self._request.content_length or 0)
+        if "Content-Encoding" in self._request.headers:
+            raise UnsupportedMediaTypeError("an encapsulated request has no content coding")
         if self._request.headers.get("Expect", "").lower() == "100-continue":
             await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._request.writer.output_size = 0
@@ -214,6 +218,10 @@ class _HttpExchange:
         await asyncio.shield(self._lost)
         raise LinkClosedError("the client closed the connection")
 
+    def reset(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
 
 def make_server(gateway: Gateway, identities: IdentityKeeper) -> web.Server:
     """The gateway resource, what a client must know of it, and our own roles' link to it."""
@@ -231,10 +239,15 @@ def make_server(gateway: Gateway, identities: IdentityKeeper) -> web.Server:
         return web.Response(body=identities.attestation(), content_type="application/json")
 
     async def mux(request: web.BaseRequest, connection: _Connection) -> web.StreamResponse:
-        connection.tolerant = False  # a link ends with its client's side
         ws = server_websocket()
+        if not ws.can_prepare(request).ok:
+            return web.Response(status=426, headers={"Upgrade": "websocket"})
+        connection.tolerant = False  # a link ends with its client's side
         await ws.prepare(request)
-        await Link.serve(ws, gateway.handle)
+        try:
+            await Link.serve(ws, gateway.handle)
+        except MuxUnsupportedError:
+            log.info("a websocket without the subprotocol was closed")
         return ws
 
     async def healthz(*_: object) -> web.StreamResponse:

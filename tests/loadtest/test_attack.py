@@ -26,7 +26,7 @@ from loadtest.attack_replies import PacedModel, Reply, load_replies
 from loadtest.attack_traces import Trace, record
 from loadtest.scenarios import COLUMN
 from runtime.enclave.shaped import FRAME_PERIOD_S
-from runtime.errors import SetupError
+from runtime.errors import SetupError, SottoError
 from transport.shaping import BUCKETS, CHUNK_OVERHEAD, MIN_FRAMES, UNIT, Shaping, rung
 
 WORK, BOOKS = "What do you do for a living?", "Do you like to read?"
@@ -178,3 +178,12 @@ def test_without_data_it_says_what_to_do(
     assert "--dialogues" in capsys.readouterr().err
     assert main(["--dialogues", str(write(tmp_path / "data.csv"))]) == 2
     assert "--replies" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+async def test_a_reply_that_fails_is_one_clear_error() -> None:
+    """Nothing is measured from the rest, and what went wrong is said once."""
+    replies = [Reply(0, n, "x" * 20_000, "never said") for n in range(4)]
+    with pytest.raises(SottoError, match="status 400"):
+        await record(replies, streams=4, progress=lambda _: None)

@@ -34,7 +34,7 @@ from runtime.enclave.api import to_base64url
 from runtime.enclave.completions import Completions
 from runtime.enclave.engines.base import Engine
 from runtime.enclave.engines.scripted import ScriptedEngine
-from runtime.enclave.gateway import Gateway
+from runtime.enclave.gateway import STALLED_S, Gateway
 from runtime.enclave.identity import Identity, IdentityKeeper, load_platform, release_digest
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.places import Places
@@ -201,6 +201,7 @@ async def running_enclave(
     lifetime_s: int = 3600,
     receive_s: float = RECEIVE_S,
     budget_bytes: int = RECEIVE_BUDGET_BYTES,
+    stalled_s: float = STALLED_S,
     max_turns: int = 256,
 ) -> AsyncIterator[Enclave]:
     """Log and enclave, while the block runs."""
@@ -216,7 +217,7 @@ async def running_enclave(
     completions = Completions(engine, outbox, metrics, places=places)
     routes = Routes(load_library(), agent, completions, outbox, notice=engine.notice)
     receiver = Receiver(keeper, receive_s=receive_s, budget_bytes=budget_bytes)
-    gateway = Gateway(receiver, routes, metrics)
+    gateway = Gateway(receiver, routes, metrics, stalled_s=stalled_s)
     port = free_port()
     async with (
         world.log(),

@@ -55,6 +55,7 @@ from transport.bhttp import (
     decode_request,
     encode_request,
 )
+from transport.errors import StreamResetError
 from transport.keyconfig import KeyConfig
 from transport.ohttp import ChunkedRequestSealer
 from transport.relay.link import Link
@@ -516,6 +517,30 @@ async def test_an_engine_that_breaks_is_told(  # noqa: PLR0917 - each is a param
     assert "zeppelin" not in caplog.text
 
 
+class PickyEngine(ScriptedEngine):
+    """Its chat template knows user and assistant in turns, and nothing else."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """See `Engine.count_tokens`."""
+        roles = [message.role for message in messages[1:]]
+        if roles[::2] != ["user"] * len(roles[::2]) or "user" in roles[1::2]:
+            raise EngineError("the template refuses this", code="invalid_messages")
+        return super().count_tokens(messages)
+
+
+async def test_a_conversation_that_the_model_cannot_read_is_the_programs_mistake(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told by a status that no program repeats; it is no defect, and has no place in the log."""
+    said = [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
+    async with running_enclave(world, PickyEngine()) as enclave:
+        _, response = await ask(enclave, completion(messages=said))
+        assert (response.status, error_of(response)["code"]) == (400, "invalid_messages")
+        _, response = await ask(enclave, completion())
+        assert response.status == 200
+    assert "failed" not in caplog.text
+
+
 async def test_a_cadence_begins_before_the_first_word(world: World) -> None:
     """How long the first word takes is told to nobody, so a failure comes as an event."""
     async with running_enclave(world, EchoEngine(fails_after=0)) as enclave:
@@ -568,6 +593,70 @@ async def test_a_completion_ends_with_its_reader(
         assert enclave.count("sotto_receipts_issued_total") == 1
         if way == "mux":
             await link.close()
+
+
+class LongEngine(ScriptedEngine):
+    """Says more than any socket's buffers hold."""
+
+    async def stream(
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+    ) -> AsyncGenerator[Delta, None]:
+        """See `Engine.stream`."""
+        for _ in range(256):
+            await asyncio.sleep(0)
+            yield Delta("x" * 65536, 1)
+        yield Delta("", 0, FinishReason.STOP)
+
+
+@pytest.mark.parametrize("way", ["http", "mux"])
+async def test_a_reader_that_stands_still_is_left(world: World, way: str) -> None:
+    """It would hold its whole reply, and the conversation before it, for as long as it likes."""
+    body = completion(stream=True)
+    async with running_enclave(world, LongEngine(), stalled_s=0.5) as enclave:
+        sealed = [await a_stream_of_chunks(enclave, body) for _ in range(3)]
+        if way == "mux":
+            link = await Link.connect(enclave.http, f"{enclave.url}/mux")
+            streams = [link.open("ohttp", media.OHTTP_CHUNKED_REQUEST) for _ in sealed]
+            for stream, one in zip(streams, sealed, strict=True):
+                await stream.send(one, end=True)
+            for stream in streams:
+                with pytest.raises(StreamResetError):
+                    await stream.wait_reset()
+            await link.close()
+            return
+        before = len(asyncio.all_tasks())
+        readers = [await small_connection(enclave.port) for _ in sealed]
+        for connection, one in zip(readers, sealed, strict=True):
+            head = b"POST /ohttp HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\n" % (
+                media.OHTTP_CHUNKED_REQUEST.encode()
+            )
+            await asyncio.get_running_loop().sock_sendall(
+                connection, head + b"Content-Length: %d\r\n\r\n%b" % (len(one), one)
+            )
+        await until(lambda: enclave.count("sotto_completions_total") == len(sealed))
+        await until(lambda: len(asyncio.all_tasks()) <= before)
+        for connection in readers:
+            connection.close()
+
+
+async def a_stream_of_chunks(enclave: Enclave, body: dict[str, Any]) -> bytes:
+    """A sealed request for a streamed completion without any shaping."""
+    request = inner(body, path=PATH, headers=((b"sotto-shaping", b"off"),))
+    return Exchange((await enclave.configs())[0], request, b"").sealed
+
+
+async def small_connection(port: int) -> socket.socket:
+    """One that takes next to nothing before it is read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    return connection
 
 
 async def until(holds: Any) -> None:

@@ -339,3 +339,13 @@ def test_held_out_bits_per_byte() -> None:
     report = json.loads(run.stdout)
     assert report["conversations"] >= 50
     assert report["bits_per_byte"] <= 1.5
+
+
+async def test_what_is_far_over_the_window_is_not_tokenized(engine: EmbeddedEngine) -> None:
+    """The event loop counts before it refuses, and tokens of 128 KiB take it a tenth of a second.
+
+    One token has several characters at most, so a bound is enough.
+    """
+    text = ToyText(TOY_FOLDER, ToyMeta.read(TOY_FOLDER).role_tokens)
+    huge = [Message("user", "z" * 128 * 1024)]
+    assert engine.context_tokens < engine.count_tokens(huge) < len(text.prompt(huge))

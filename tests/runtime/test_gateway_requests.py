@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 import pytest
 
 from runtime.enclave.api import MAX_REQUEST_BYTES
@@ -172,6 +174,18 @@ async def test_a_key_may_expire_while_its_request_is_received(world: World, form
 async def test_another_media_type_is_refused(enclave: Enclave, way: str, media_type: str) -> None:
     """415, before anything of the body is read."""
     assert problem(await ask(enclave, way, b"{}", media_type)) == (415, "about:blank")
+
+
+@FORMS
+async def test_a_content_coding_is_refused_and_not_undone(enclave: Enclave, form: str) -> None:
+    """A few bytes on the wire would cost the enclave the work of millions."""
+    (config, _) = await enclave.configs()
+    body = gzip.compress(sealed(config, inner(a_turn(1)), form))
+    headers = {"Content-Type": form, "Content-Encoding": "gzip"}
+    async with enclave.http.post(f"{enclave.url}/ohttp", data=body, headers=headers) as answer:
+        told = answer.status, answer.content_type, await answer.read()
+    assert problem(told) == (415, "about:blank")
+    nothing_began(enclave)
 
 
 @WAYS
@@ -349,6 +363,36 @@ async def test_a_client_may_close_its_side_after_a_complete_request(
         assert answer.endswith(b"0\r\n\r\n")
         assert enclave.count("sotto_turns_total", outcome="completed") == 1
         writer.close()
+
+
+async def test_a_client_may_close_its_side_behind_several_requests(enclave: Enclave) -> None:
+    """Each is answered, in its order; then the server closes, too."""
+    (config, _) = await enclave.configs()
+    form = media.OHTTP_CHUNKED_REQUEST
+    bodies = [sealed(config, inner(a_turn(number)), form) for number in range(3)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", enclave.port)
+    for body in bodies:
+        writer.write(http_head(form, length=len(body)) + body)
+    writer.write_eof()
+    assert (await reader.read()).count(b"HTTP/1.1 200 ") == 3
+    assert enclave.count("sotto_turns_total", outcome="completed") == 3
+    writer.close()
+
+
+async def test_a_link_that_is_no_websocket_is_refused(
+    enclave: Enclave, caplog: pytest.LogCaptureFixture
+) -> None:
+    """426, and the connection ends with its client's side; without the subprotocol it ends."""
+    head = b"GET /mux HTTP/1.1\r\nHost: enclave\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", enclave.port)
+    writer.write(head + b"\r\n")
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
+    writer.close()
+    async with enclave.http.ws_connect(f"{enclave.url}/mux") as other:
+        assert (await other.receive()).type is aiohttp.WSMsgType.CLOSE
+    assert "failed" not in caplog.text
 
 
 @pytest.mark.parametrize("length", [True, False], ids=["content-length", "chunked coding"])

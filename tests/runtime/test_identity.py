@@ -217,6 +217,29 @@ async def test_an_enclave_stays_announced_while_the_log_is_away(world: World) ->
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_clock_that_was_set_back_makes_new_keys(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client takes keys from the future, which would else be kept until it had come."""
+    keeper, right = world.keeper(), time.time
+    async with world.log():
+        with monkeypatch.context() as wrong:
+            wrong.setattr(time, "time", lambda: right() + 86400)
+            await keeper.rotate()
+            assert list(keeper) == [0, 1]
+        assert list(keeper) == []
+        running = asyncio.create_task(keeper.run())
+        try:
+            await world.wait_announced()
+            async with asyncio.timeout(10):
+                while list(keeper) != [2, 3]:  # noqa: ASYNC110 - the keeper has no event for it
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    verified(newest(keeper), world.policy())
+
+
 async def test_an_announcement_ends_with_its_enclave(world: World) -> None:
     """It expires by itself where the enclave died, and at once where it stopped."""
     keeper = world.keeper()

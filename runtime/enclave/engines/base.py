@@ -104,7 +104,13 @@ class Engine(Protocol):
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the formatted prompt, the generation prefix included."""
+        """Tokens of the formatted prompt, the generation prefix included.
+
+        Any number over the window will do for a prompt that exceeds it.
+
+        Raises:
+            EngineError: `invalid_messages`: the model knows no such conversation.
+        """
         ...
 
     def stream(

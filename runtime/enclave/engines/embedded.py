@@ -99,8 +99,14 @@ class EmbeddedEngine:
         return dict(self._ready().digests)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the formatted prompt, the generation prefix included."""
-        return len(self._ready().text.prompt(messages))
+        """Tokens of the formatted prompt, the generation prefix included.
+
+        For one that is far over the window, a lower bound that is over it, too.
+        """
+        text = self._ready().text
+        # The event loop is not to tokenize what is refused anyway.
+        fewest = text.fewest_tokens(messages)
+        return fewest if fewest > self.context_tokens else len(text.prompt(messages))
 
     def queued(self) -> int:
         """Replies waiting for a worker."""

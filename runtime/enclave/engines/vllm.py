@@ -130,12 +130,19 @@ class VllmEngine:
         return dict(self._manifest)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        encoded = self._tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-        )
+        try:
+            encoded = self._tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+            )
+        except Exception as error:  # the template is a program of the model's own
+            raise EngineError(
+                "the model's chat template refuses these messages "
+                f"({type(error).__name__}); many want user and assistant to take turns",
+                code="invalid_messages",
+            ) from None
         return list(encoded["input_ids"])
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
