@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -113,8 +114,10 @@ def _run_relay(args: argparse.Namespace) -> int:
             line = json.dumps(told)
         else:
             line = f"relay: {relay} for {', '.join(names)}; metrics: {metrics}"
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        # Whoever started it need not stay to read this.
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     setup_logging("relay")
     roles.run_until_stopped(

@@ -15,6 +15,8 @@ from transport import media
 
 SILENCE_S: Final = 150.0
 """Longer than an enclave's queue takes; a carrier that brings nothing for so long is given up."""
+MAX_ENCLAVES: Final = 256
+"""That an edge or a relay may announce: to verify one takes most of a millisecond."""
 _MAX_SHOWN: Final = 200
 
 

@@ -150,8 +150,10 @@ class Completions:
         if response.header(b"content-type") == EVENT_STREAM and response.status == 200:
             return Answer(200, _headers(response), _Following(self, sent, response))
         content = await response.read()
-        if response.status == 200:
-            self._expect(sent, response, "completed", _text(content))
+        if response.status == 200 and (
+            receipt_id := self._expect(sent, response, "completed", _text(content))
+        ):
+            self._device.ask_for_receipt(receipt_id)
         return _passed(response, content)
 
     async def _send(self, sent: _Sent) -> SealedResponse:
@@ -181,14 +183,13 @@ class Completions:
         padding: AsyncGenerator[bytes, None],
     ) -> None:
         """The last word of a stream has come: await its receipt, and let its padding come."""
-        self._expect(sent, response, heard.outcome, heard.text)
+        self._device.drain(padding, self._expect(sent, response, heard.outcome, heard.text))
 
-        self._device.drain(padding)
-
-    def _expect(self, sent: _Sent, response: SealedResponse, outcome: str, text: str) -> None:
+    def _expect(self, sent: _Sent, response: SealedResponse, outcome: str, text: str) -> str:
+        """Note what the receipt must say; its id, empty where the enclave named none."""
         receipt_id = response.header(RECEIPT_ID_HEADER)
         if sent.enclave is None or not _RECEIPT_ID.fullmatch(receipt_id):
-            return
+            return ""
         row = ReceiptRow(
             receipt_id=receipt_id,
             turn_id="",
@@ -202,6 +203,7 @@ class Completions:
             seal_key=response.secrets.receipt_key,
         )
         self._device.expect_receipt(row, sent.enclave)
+        return receipt_id
 
 
 @dataclass(slots=True)

@@ -13,12 +13,20 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
 
-from runtime.client.carrier import SILENCE_S, UNKNOWN_KEY, StreamLostError, refused_key, shown
+from runtime.client.carrier import (
+    MAX_ENCLAVES,
+    SILENCE_S,
+    UNKNOWN_KEY,
+    StreamLostError,
+    refused_key,
+    shown,
+)
 from runtime.errors import SottoError
 from runtime.wire import (
     HEARTBEAT_S,
     MAX_BINARY_BYTES,
     MAX_RECEIPTS_PER_EVENT,
+    MAX_STREAMS,
     SUBPROTOCOL,
     EnclavesList,
     Frame,
@@ -58,6 +66,15 @@ _STREAM_ERRORS = frozenset(
 )
 
 
+class _Straight(connect):
+    """Connects to the address given or not at all: an edge that could send a device on would make
+    it knock at any door of its own network."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow none."""
+        return exc
+
+
 class SealedStream:
     """One sealed exchange on the socket. It satisfies `runtime.client.carrier.Stream`."""
 
@@ -65,6 +82,7 @@ class SealedStream:
         self._connection = connection
         self.stream_id = stream_id
         self.received = 0
+        self.ended = False
         self._waiting = 0
         self._queue: asyncio.Queue[bytes | StreamLostError | None] = asyncio.Queue()
 
@@ -110,6 +128,7 @@ class SealedStream:
         if frame.data:
             self._queue.put_nowait(frame.data)
         if frame.end:
+            self.ended = True
             self._queue.put_nowait(None)
 
     def fail(self, code: str, message: str) -> None:
@@ -133,6 +152,8 @@ class Connection:
         self._token: str | None = None
         self._streams: dict[int, SealedStream] = {}
         self._next_stream = 1
+        # An edge refuses more at once, and a resume has no room to name them.
+        self._places = asyncio.Semaphore(MAX_STREAMS)
         self._asking = asyncio.Lock()
         self._enclaves: asyncio.Future[list[dict[str, str]]] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -187,16 +208,23 @@ class Connection:
                 return
 
     async def open_stream(self, gateway: str) -> SealedStream:
-        """Open a sealed stream to a gateway by name."""
+        """Open a sealed stream to a gateway by name, when there is a place for it."""
+        await self._places.acquire()
         stream = SealedStream(self, self._next_stream)
         self._next_stream += 1
         self._streams[stream.stream_id] = stream
-        await self.send(encode_event(ResponseCreate(stream=stream.stream_id, gateway=gateway)))
+        try:
+            await self.send(encode_event(ResponseCreate(stream=stream.stream_id, gateway=gateway)))
+        except BaseException:
+            self._remove(stream.stream_id)
+            raise
         return stream
 
     async def forget(self, stream: SealedStream) -> None:
         """Stop caring for a stream; a running turn behind it goes on."""
-        if self._streams.pop(stream.stream_id, None) is not None and self._ready.is_set():
+        left = self._remove(stream.stream_id) is not None and not stream.ended
+        stream.fail("closed", "this answer was given up")
+        if left and self._ready.is_set():
             with contextlib.suppress(SottoError, ConnectionClosed):
                 await self.send(encode_event(StreamReset(stream=stream.stream_id)))
 
@@ -207,7 +235,7 @@ class Connection:
             try:
                 async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                     await self.send(encode_event(EnclavesList()))
-                    return await self._enclaves
+                    return (await self._enclaves)[:MAX_ENCLAVES]
             except TimeoutError:
                 raise SottoError(
                     "the edge does not say which enclaves there are; try again in a moment",
@@ -223,10 +251,12 @@ class Connection:
 
     async def _open(self) -> ClientConnection:
         try:
-            return await connect(
+            return await _Straight(
                 self._url,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
+                proxy=None,
+                user_agent_header=None,  # says which program this is, and of which version
                 max_size=_MAX_EVENT_BYTES,
                 open_timeout=_OPEN_TIMEOUT_S,
                 close_timeout=_CLOSE_TIMEOUT_S,
@@ -359,8 +389,15 @@ class Connection:
         self._fail(stream_id, code, shown(error["message"]))
 
     def _fail(self, stream_id: int, code: str, message: str) -> None:
-        if stream := self._streams.pop(stream_id, None):
+        if stream := self._remove(stream_id):
             stream.fail(code, message)
+
+    def _remove(self, stream_id: int) -> SealedStream | None:
+        """Forget a stream, and give its place to the next."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._places.release()
+        return stream
 
     def _fail_all(self, code: str, message: str) -> None:
         for stream_id in list(self._streams):

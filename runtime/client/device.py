@@ -60,6 +60,7 @@ RETRYABLE = frozenset(
 _POLL_FIRST_S = 0.2
 _POLL_MOST_S = 5.0
 _POLLS = 24
+_POLLS_AT_ONCE = 8
 # As long as the longest reply: a cadence at most doubles its number of frames.
 _PADDING_S = 300.0
 
@@ -73,7 +74,7 @@ class _Turn:
     turn_id: str
     enclave: LiveEnclave | None = None
     text: str = ""
-    ended: bool = False
+    receipt_id: str = ""
     sealings: list[Secrets] = field(default_factory=list, repr=False)
 
 
@@ -102,6 +103,7 @@ class Device:
         self._http = SealedHttp(carrier, policy, shaping=shaping, clock=clock)
         self._receipts = ReceiptBook(home, policy, self._ask_for_receipts)
         self._draining: set[asyncio.Task[None]] = set()
+        self._polling = asyncio.Semaphore(_POLLS_AT_ONCE)
 
     async def __aenter__(self) -> Device:
         await self._carrier.start(self._receipts.take, self._receipts.ask_again)
@@ -140,10 +142,12 @@ class Device:
         """A request of a program's own; see `SealedHttp.request`."""
         return await self._http.request(call, pick, on_seal)
 
-    def drain(self, content: AsyncGenerator[bytes, None]) -> None:
-        """Let the padding after the last word come, although nobody waits for it.
+    def drain(self, content: AsyncGenerator[bytes, None], receipt_id: str = "") -> None:
+        """Let the padding after the last word come, although nobody waits for it, and then ask for
+        the receipt.
 
-        A watcher who saw it cut would know where the words ended.
+        A watcher who saw it cut, or something asked before its end, would know where the words
+        ended.
         """
 
         async def read() -> None:
@@ -155,15 +159,21 @@ class Device:
         task = asyncio.create_task(read())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
+        if receipt_id:
+            self._receipts.expect(receipt_id, asyncio.shield(task))
 
     async def drained(self) -> None:
         """Wait until all padding has come."""
         await asyncio.gather(*self._draining)
 
     def expect_receipt(self, row: ReceiptRow, enclave: LiveEnclave) -> None:
-        """An answer has ended: note what its receipt must say, and see to it that it comes."""
+        """An answer has ended: note what its receipt must say."""
         self._keep(enclave)
-        self._receipts.expect(row)
+        self._home.expect_receipt(row)
+
+    def ask_for_receipt(self, receipt_id: str) -> None:
+        """See to it that a receipt comes, where no padding follows its answer."""
+        self._receipts.expect(receipt_id)
 
     async def turn(self, persona: Persona, message: str) -> AsyncIterator[dict[str, Any]]:
         """Say something; yields the enclave's events as they come, each text once.
@@ -195,16 +205,26 @@ class Device:
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def cancel(self, persona: Persona, turn_id: str) -> bool:
-        """Stop a running turn; whether one was running."""
+        """Stop a running turn; whether one was running.
+
+        Raises:
+            SottoError: None was stopped, and not every enclave could be asked.
+        """
         request = CancelRequest(thread_key=self._home.thread_key(persona.handle), turn_id=turn_id)
         call = Call(b"POST", CANCEL_PATH, JSON_HEADERS, request.model_dump_json().encode())
-        stopped = False
+        stopped, failure = False, None
         for enclave in await self.enclaves():
-            try:
-                answer = await (await self._http.send(enclave, call)).read_json()
-            except StreamLostError as error:
-                raise SottoError(f"the stop did not arrive: {error}", code=error.code) from error
-            stopped = stopped or bool(answer["cancelled"])
+            # Twice: the relay that the first try took may be away.
+            for _ in range(2):
+                try:
+                    answer = await (await self._http.send(enclave, call)).read_json()
+                except (StreamLostError, SottoError) as error:
+                    failure = error
+                else:
+                    stopped, failure = stopped or bool(answer["cancelled"]), None
+                    break
+        if failure is not None and not stopped:
+            raise SottoError(f"the stop did not arrive: {failure}", code=failure.code)
         return stopped
 
     async def wait_settled(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
@@ -229,7 +249,8 @@ class Device:
         for number in range(_POLLS):
             await asyncio.sleep(min(_POLL_FIRST_S * 2**number, _POLL_MOST_S))
             with contextlib.suppress(StreamLostError, SottoError):
-                answer = await (await self.request(call)).read_json()
+                async with self._polling:
+                    answer = await (await self.request(call)).read_json()
                 for kind, part in (("receipt", "sealed"), ("settled", "proof")):
                     if isinstance(answer.get(part), str):
                         event = {"type": f"response.{kind}", "receipt_id": receipt_id}
@@ -265,8 +286,8 @@ class Device:
             async for event in self._events(turn, content):
                 yield event
         finally:
-            if turn.ended:
-                self.drain(content)
+            if turn.receipt_id:
+                self.drain(content, turn.receipt_id)
             else:
                 await content.aclose()
 
@@ -292,7 +313,7 @@ class Device:
                 elif turn.text:
                     continue  # a second response.created says nothing new
                 yield {**event, "enclave_id": _answering(turn).attested.enclave_id}
-                if turn.ended:
+                if turn.receipt_id:
                     return
 
     async def _show(
@@ -319,7 +340,7 @@ class Device:
         outcome = event["type"].removeprefix("response.")
         message, text = turn.message.encode(), turn.text.encode()
         pairs = [secrets.commitments(message, text) for secrets in turn.sealings]
-        self._receipts.expect(
+        self._home.expect_receipt(
             ReceiptRow(
                 receipt_id=event["receipt_id"],
                 turn_id=turn.turn_id,
@@ -332,7 +353,7 @@ class Device:
         )
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position)
-        turn.ended = True
+        turn.receipt_id = event["receipt_id"]
 
 
 def _answering(turn: _Turn) -> LiveEnclave:

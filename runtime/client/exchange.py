@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
@@ -169,9 +170,10 @@ class SealedResponse:
             ) from None
 
     async def aclose(self) -> None:
-        """Give up what has not come."""
-        await self._events.aclose()
+        """Give up what has not come; whoever waits for more of it gets StreamLostError."""
         await self._stream.aclose()
+        with contextlib.suppress(RuntimeError):  # it is being read, and ends by itself
+            await self._events.aclose()
 
 
 async def _events(

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from memory.keys import ThreadKeys, derive_thread_key
-from runtime.errors import SetupError
+from runtime.errors import SetupError, SottoError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS threads (
@@ -118,12 +119,25 @@ class DeviceHome:
         """What is derived from that key."""
         return ThreadKeys(self.thread_key(persona))
 
+    def _execute(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of one statement.
+
+        Raises:
+            SottoError: The disk is full, the file is damaged, or another program holds it.
+        """
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise SottoError(
+                f"the device's database in {self.path} cannot be used ({error}); look at the disk, "
+                "and try again",
+                code="home",
+            ) from error
+
     def position(self, persona: str) -> str | None:
         """The last place in the memory chain that this device saw."""
-        row = self._database.execute(
-            "SELECT position FROM threads WHERE persona = ?", (persona,)
-        ).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._execute("SELECT position FROM threads WHERE persona = ?", (persona,))
+        return str(rows[0][0]) if rows else None
 
     def set_position(self, persona: str, position: str) -> None:
         """Remember where the chain stands; an earlier place than the one known is not taken.
@@ -131,7 +145,7 @@ class DeviceHome:
         Answers can arrive out of order. A device that went back would let a store go back too.
         """
         # The text begins with the length, which is what a cast to INTEGER reads.
-        self._database.execute(
+        self._execute(
             "INSERT INTO threads VALUES (?, ?) "
             "ON CONFLICT DO UPDATE SET position = excluded.position "
             "WHERE CAST(excluded.position AS INTEGER) > CAST(position AS INTEGER)",
@@ -140,25 +154,26 @@ class DeviceHome:
 
     def keep_enclave(self, enclave_id: str, bundle: bytes, proof: str) -> None:
         """Keep a verified bundle, for disclosures later."""
-        self._database.execute(
+        self._execute(
             "INSERT OR IGNORE INTO enclaves VALUES (?, ?, ?)", (enclave_id, bundle, proof)
         )
 
     def enclave(self, enclave_id: str) -> tuple[bytes, str]:
         """A kept bundle and its proof; KeyError where it is not here."""
-        row = self._database.execute(
+        rows = self._execute(
             "SELECT bundle, proof FROM enclaves WHERE enclave_id = ?", (enclave_id,)
-        ).fetchone()
-        if row is None:
+        )
+        if not rows:
             raise KeyError(enclave_id)
-        return bytes(row[0]), str(row[1])
+        bundle, proof = rows[0]
+        return bytes(bundle), str(proof)
 
     def expect_receipt(self, row: ReceiptRow) -> None:
         """Note a finished turn whose receipt is on its way.
 
         Where the turn was sealed again meanwhile, its receipt may commit to that exchange.
         """
-        self._database.execute(
+        self._execute(
             f"INSERT INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "  # noqa: S608 - constant column names
             "ON CONFLICT DO UPDATE SET commitments = excluded.commitments WHERE receipt IS NULL",
             (
@@ -178,20 +193,18 @@ class DeviceHome:
 
     def keep_receipt(self, receipt_id: str, enclave_id: str, receipt: bytes) -> None:
         """Keep a verified receipt and which enclave signed it."""
-        self._database.execute(
+        self._execute(
             "UPDATE receipts SET receipt = ?, enclave_id = ?, seal_key = NULL WHERE receipt_id = ?",
             (receipt, enclave_id, receipt_id),
         )
 
     def keep_proof(self, receipt_id: str, proof: str) -> None:
         """Keep a verified inclusion proof: the receipt is settled."""
-        self._database.execute(
-            "UPDATE receipts SET proof = ? WHERE receipt_id = ?", (proof, receipt_id)
-        )
+        self._execute("UPDATE receipts SET proof = ? WHERE receipt_id = ?", (proof, receipt_id))
 
     def refuse_receipt(self, receipt_id: str, problem: str) -> None:
         """Note that what came is not this turn's receipt."""
-        self._database.execute(
+        self._execute(
             "UPDATE receipts SET problem = ?, seal_key = NULL WHERE receipt_id = ?",
             (problem, receipt_id),
         )
@@ -199,16 +212,16 @@ class DeviceHome:
     def receipts(self) -> Iterator[ReceiptRow]:
         """All receipts, oldest first."""
         query = f"SELECT {_COLUMNS} FROM receipts ORDER BY time, rowid"  # noqa: S608 - as above
-        for row in self._database.execute(query):
+        for row in self._execute(query):
             yield ReceiptRow(*row)
 
     def receipt(self, receipt_id: str) -> ReceiptRow | None:
         """One receipt by id."""
-        row = self._database.execute(
+        rows = self._execute(
             f"SELECT {_COLUMNS} FROM receipts WHERE receipt_id = ?",  # noqa: S608 - as above
             (receipt_id,),
-        ).fetchone()
-        return None if row is None else ReceiptRow(*row)
+        )
+        return ReceiptRow(*rows[0]) if rows else None
 
 
 def _open_database(folder: Path) -> sqlite3.Connection:

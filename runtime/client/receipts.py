@@ -46,6 +46,8 @@ class ReceiptBook:
         self._policy = policy
         self._subscribe = subscribe
         self._waiting: dict[str, asyncio.Event] = {}
+        # Whose answers' padding is still on its way: not asked for yet.
+        self._early: set[str] = set()
         # Verified once each: an enclave lives a day, a device meets a few.
         self._attested: dict[str, AttestedEnclave] = {}
         self._asks: set[asyncio.Task[None]] = set()
@@ -56,10 +58,15 @@ class ReceiptBook:
             task.cancel()
         await asyncio.gather(*self._asks, return_exceptions=True)
 
-    def expect(self, row: ReceiptRow) -> None:
-        """A turn has ended: note what its receipt must say, and ask for it."""
-        self._home.expect_receipt(row)
-        self._await(row.receipt_id)
+    def expect(self, receipt_id: str, padding: Awaitable[None] | None = None) -> None:
+        """Ask for the receipt of an answer, after the padding that follows its last word.
+
+        Whoever sees a device ask for a receipt knows that the words have ended.
+        """
+        if receipt_id in self._waiting:
+            return
+        self._waiting[receipt_id] = asyncio.Event()
+        self._ask([receipt_id], padding)
 
     async def wait(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
@@ -78,20 +85,24 @@ class ReceiptBook:
 
     def _await(self, receipt_id: str) -> asyncio.Event:
         """Ask for a receipt, once; the event is set when it is settled or refused."""
-        if receipt_id not in self._waiting:
-            self._waiting[receipt_id] = asyncio.Event()
-            self._ask([receipt_id])
+        self.expect(receipt_id)
         return self._waiting[receipt_id]
 
     def ask_again(self) -> None:
         """A new socket knows nothing of what was awaited on the old one."""
-        if waiting := [key for key, event in self._waiting.items() if not event.is_set()]:
+        if waiting := [key for key in self._waiting if key not in self._early]:
             self._ask(waiting)
 
-    def _ask(self, receipt_ids: list[str]) -> None:
+    def _ask(self, receipt_ids: list[str], padding: Awaitable[None] | None = None) -> None:
         """Ask in the background: an answer that was read does not wait for a socket."""
 
         async def subscribe() -> None:
+            if padding is not None:
+                self._early.update(receipt_ids)
+                try:
+                    await padding
+                finally:
+                    self._early.difference_update(receipt_ids)
             # Where the edge has closed the session, another can be asked later.
             with contextlib.suppress(SottoError):
                 await self._subscribe(receipt_ids)
@@ -108,16 +119,17 @@ class ReceiptBook:
         handle = {"response.receipt": self._receipt, "response.settled": self._settled}.get(
             event["type"]
         )
-        row = self._home.receipt(event["receipt_id"]) if handle is not None else None
-        # What was verified stays so, whatever an edge sends after it.
-        if handle is None or row is None or row.status in ("refused", "settled"):
+        if handle is None:
             return
         try:
-            handle(row, event)
+            row = self._home.receipt(event["receipt_id"])
+            # What was verified stays so, whatever an edge sends after it.
+            if row is not None and row.status not in ("refused", "settled"):
+                handle(row, event)
         except (ProofError, SottoError, ValueError) as error:
             # Anyone on the way can send what does not open or prove, and must not be able to void
             # a receipt with it: the true one may still come, by another edge.
-            log.info("ignored %s for %s: %s", event["type"], row.receipt_id, error)
+            log.info("ignored %s for %s: %s", event["type"], event["receipt_id"], error)
 
     def _receipt(self, row: ReceiptRow, event: dict[str, Any]) -> None:
         if row.receipt is not None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import aiohttp
 import orjson
 import yarl
 
-from runtime.client.carrier import SILENCE_S, UNKNOWN_KEY, StreamLostError, refused_key, shown
+from runtime.client.carrier import (
+    MAX_ENCLAVES,
+    SILENCE_S,
+    UNKNOWN_KEY,
+    StreamLostError,
+    refused_key,
+    shown,
+)
 from runtime.errors import Exit, SottoError
 from transport import media
 from transport.relay.name import GATEWAY_NAME
@@ -23,16 +31,24 @@ _CONNECT_S: Final = 10.0
 # A relay that was away is left out for this long, unless all are.
 _SKIP_S: Final = 10.0
 _ASK_S: Final = 10.0
+# A gateway that a relay cannot reach is passed over; so is a relay where another has answered.
+_ATTESTATION_S: Final = 5.0
+_OTHERS_S: Final = 2.0
+# Problem details come with their status or are not worth waiting for.
+_PROBLEM_S: Final = 2.0
 _MAX_PROBLEM_BYTES: Final = 4096
 _MAX_LIST_BYTES: Final = 64 * 1024
-# A bundle carries a quote and its collateral; the edge's list of them has the same bound.
+# Of all that one relay says. A bundle carries a quote and its collateral; the edge's list of them
+# has the same bound.
 _MAX_ATTESTATION_BYTES: Final = 4 * 1024 * 1024
 _MAX_GATEWAYS: Final = 64
 _GATEWAY: Final = re.compile(GATEWAY_NAME)
 # Nothing says which program this is, and nothing is asked of the answer.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding")
 # 404: it led to that gateway when it was asked. Another relay may still.
-_AWAY_STATUS: Final = frozenset({404, 429, 502, 503, 504})
+_AWAY_STATUS: Final = frozenset({404, 429, 500, 502, 503, 504})
+# It did not open, or did not come whole: another sealing may.
+_AGAIN_STATUS: Final = frozenset({400, 408})
 
 _Announced = tuple[str, str, str]
 """Gateway's name, bundle (base64), proof."""
@@ -50,6 +66,10 @@ class _Relay:
         self.url = url
         self.away_until = 0.0
 
+    def there(self) -> bool:
+        """Whether it is not left out now."""
+        return self.away_until <= time.monotonic()
+
     def skip(self) -> None:
         """Leave it out for a while."""
         self.away_until = time.monotonic() + _SKIP_S
@@ -61,10 +81,18 @@ class _Relay:
 class RelayStream:
     """One exchange through one relay. It satisfies `runtime.client.carrier.Stream`."""
 
-    def __init__(self, session: aiohttp.ClientSession, relay: _Relay, gateway: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        relay: _Relay,
+        gateway: str,
+        *,
+        others: Sequence[_Relay] = (),
+    ) -> None:
         self._session = session
         self._relay = relay
         self._gateway = gateway
+        self._others = others
         self._post: asyncio.Task[aiohttp.ClientResponse] | None = None
 
     async def send(self, data: bytes) -> None:
@@ -113,7 +141,8 @@ class RelayStream:
     async def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
         """What a relay's or a gateway's problem details mean here."""
         try:
-            body = await _read(response, _MAX_PROBLEM_BYTES)
+            async with asyncio.timeout(_PROBLEM_S):
+                body = await _read(response, _MAX_PROBLEM_BYTES)
         except (*_Errors, _AwayError):
             body = b""
         status = response.status
@@ -121,8 +150,12 @@ class RelayStream:
             self._relay.skip()
             return StreamLostError(UNKNOWN_KEY, "the gateway has new keys; they are fetched")
         said = f"{status} {_title(body)}".strip()
-        if status in _AWAY_STATUS:
+        if status in _AGAIN_STATUS:
+            return StreamLostError("gateway_refused", f"the sealed request was refused: {said}")
+        if status != 413:
+            # A relay that refuses what others take is as good as away.
             self._relay.skip()
+        if status in _AWAY_STATUS or (status != 413 and any(map(_Relay.there, self._others))):
             return StreamLostError("relay_away", f"the relay {self._relay} cannot now: {said}")
         what = {
             413: "it takes no message of this size; send a shorter one",
@@ -153,18 +186,15 @@ class RelayCarrier:
 
     Args:
         relay_urls: Base addresses, ``http://`` or ``https://``.
-        use_proxies: Go through the proxies that the environment names. A proxy sees which relays
-            are spoken to, and the sealed bytes where the relay's address is ``http://``.
 
     Raises:
         SottoError: No address, or one that is none.
     """
 
-    def __init__(self, relay_urls: Sequence[str], *, use_proxies: bool = False) -> None:
+    def __init__(self, relay_urls: Sequence[str]) -> None:
         self._relays = [_Relay(_parse(url)) for url in dict.fromkeys(relay_urls)]
         if not self._relays:
             raise SottoError("say which relays: --relay URL", exit_code=Exit.USAGE)
-        self._use_proxies = use_proxies
         self._session: aiohttp.ClientSession | None = None
         # For each bundle that was announced: by which relays, and what each calls its gateway.
         self._ways: dict[str, dict[_Relay, str]] = {}
@@ -178,7 +208,6 @@ class RelayCarrier:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_AUTO_HEADERS,
             auto_decompress=False,
-            trust_env=self._use_proxies,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         )
 
@@ -194,8 +223,9 @@ class RelayCarrier:
             raise SottoError(
                 "no relay leads to this enclave any more; try again in a moment", code="relay_away"
             )
-        relay = self._choose(list(ways))
-        return RelayStream(self._http(), relay, ways[relay])
+        relay = _choose(ways)
+        others = [other for other in ways if other is not relay]
+        return RelayStream(self._http(), relay, ways[relay], others=others)
 
     async def enclaves(self) -> list[dict[str, str]]:
         """What all relays say of live enclaves: to be verified, not believed.
@@ -203,7 +233,7 @@ class RelayCarrier:
         Relays may call one enclave by different names, and different enclaves by one. So
         `gateway` is here a digest of the bundle: it stands for all ways to that enclave.
         """
-        answers = await asyncio.gather(*(self._ask(relay) for relay in self._relays))
+        answers = await self._ask_all()
         if all(said is None for said in answers):
             names = ", ".join(map(str, self._relays))
             raise SottoError(
@@ -215,7 +245,7 @@ class RelayCarrier:
         found = {}
         for relay, said in zip(self._relays, answers, strict=True):
             for name, bundle, proof in said or ():
-                key = hashlib.sha256(bundle.encode("utf-8", "replace")).hexdigest()
+                key = hashlib.sha256(bundle.encode()).hexdigest()
                 ways.setdefault(key, {})[relay] = name
                 found[key, proof] = {"gateway": key, "bundle": bundle, "proof": proof}
         self._ways = ways
@@ -228,31 +258,49 @@ class RelayCarrier:
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("a carrier is started before it is used")
+        if self._session.closed:
+            raise SottoError("this device has left its relays", code="closed")
         return self._session
 
-    def _choose(self, relays: list[_Relay]) -> _Relay:
-        now = time.monotonic()
-        if there := [relay for relay in relays if relay.away_until <= now]:
-            return random.SystemRandom().choice(there)
-        return min(relays, key=lambda relay: relay.away_until)
+    async def _ask_all(self) -> list[list[_Announced] | None]:
+        """What each relay announces; one that is silent does not hold up what another says."""
+        self._http()
+        asking = [asyncio.create_task(self._ask(relay)) for relay in self._relays]
+        try:
+            waiting: set[asyncio.Task[list[_Announced] | None]] = set(asking)
+            while waiting and not any(task.done() and task.result() for task in asking):
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting:
+                await asyncio.wait(waiting, timeout=_OTHERS_S)
+            for relay, task in zip(self._relays, asking, strict=True):
+                if not task.done():
+                    relay.skip()
+            return [task.result() if task.done() else None for task in asking]
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
     async def _ask(self, relay: _Relay) -> list[_Announced] | None:
         """What one relay announces; None where it is away."""
         try:
             async with asyncio.timeout(_ASK_S):
                 names = _names(await self._get(relay, "gateways", _MAX_LIST_BYTES))
-                said = await asyncio.gather(*(self._attestation(relay, name) for name in names))
+                limit = _MAX_ATTESTATION_BYTES // max(1, len(names))
+                asked = (self._attestation(relay, name, limit) for name in names)
+                said = await asyncio.gather(*asked)
         except (*_Errors, _AwayError):
             relay.skip()
             return None
-        return [one for entries in said for one in entries]
+        return [one for entries in said for one in entries][:MAX_ENCLAVES]
 
-    async def _attestation(self, relay: _Relay, name: str) -> list[_Announced]:
+    async def _attestation(self, relay: _Relay, name: str, limit: int) -> list[_Announced]:
         """One gateway's bundles; none where the gateway is away."""
         path = f"gateway/{name}/attestation"
         try:
-            return _entries(await self._get(relay, path, _MAX_ATTESTATION_BYTES), name)
-        except _AwayError:
+            async with asyncio.timeout(_ATTESTATION_S):
+                return _entries(await self._get(relay, path, limit), name)
+        except (TimeoutError, _AwayError):
             return []
 
     async def _get(self, relay: _Relay, path: str, limit: int) -> object:
@@ -263,6 +311,12 @@ class RelayCarrier:
                 return orjson.loads(await _read(response, limit))
             except orjson.JSONDecodeError:
                 raise _AwayError from None
+
+
+def _choose(relays: Iterable[_Relay]) -> _Relay:
+    if there := [relay for relay in relays if relay.there()]:
+        return random.SystemRandom().choice(there)
+    return min(relays, key=lambda relay: relay.away_until)
 
 
 def _parse(text: str) -> yarl.URL:
@@ -312,8 +366,17 @@ def _entries(answer: object, name: str) -> list[_Announced]:
         bundle, proof = told.get("bundle"), told.get("proof")
         if not isinstance(bundle, str) or not isinstance(proof, str):
             raise _AwayError
-        found.append((name, bundle, proof))
+        found.append((name, _canonical(bundle), proof))
     return found
+
+
+def _canonical(text: str) -> str:
+    """The one base64 text of these bytes: a relay that wrote them otherwise would have an enclave
+    to itself, and see each exchange with it."""
+    try:
+        return base64.b64encode(base64.b64decode(text, validate=True)).decode()
+    except ValueError:
+        raise _AwayError from None
 
 
 def _title(body: bytes) -> str:

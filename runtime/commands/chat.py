@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import queue
+import signal
 import sys
 import threading
 import time
@@ -30,13 +31,15 @@ from runtime.commands.common import (
     dim,
     home_folder,
     load_policy,
+    plain,
     print_json,
     say,
 )
 from runtime.errors import Exit, SottoError
 
 T = TypeVar("T")
-_Events = queue.Queue[dict[str, Any] | Exception | None]
+_Events = queue.SimpleQueue[dict[str, Any] | Exception | None]
+_CTRL_C: dict[str, Any] = {"type": "ctrl-c"}
 _LAST_RECEIPTS_S = 3.0
 
 
@@ -116,7 +119,7 @@ class _OneTurn:
                 fields["ttft_ms"] = fields["ttft_ms"] or self._elapsed_ms()
                 fields["text"] += event["delta"]
                 if not quiet:
-                    say(event["delta"], end="")
+                    say(plain(event["delta"]), end="")
             case "response.restarted":
                 fields["text"] = ""
                 if not quiet:
@@ -155,7 +158,15 @@ def show(event: dict[str, Any]) -> None:
     if "prompt" not in event:
         say(dim("[this enclave does not tell its prompt: it is not a debug build]"))
     for message in event.get("prompt", []):
-        say(dim(f"[{message['role']}] {message['content']}"))
+        say(dim(plain(f"[{message['role']}] {message['content']}")))
+
+
+async def _leave() -> None:
+    """End what Ctrl-C has left running."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Conversation:
@@ -191,6 +202,7 @@ class _Conversation:
             finally:
                 self._call(device.__aexit__(None, None, None))
         finally:
+            self._call(_leave())
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
         return Exit.OK
@@ -225,19 +237,29 @@ class _Conversation:
                 self._reply(device, message)
 
     def _reply(self, device: Device, message: str) -> None:
-        """Show one reply as it comes; Ctrl-C stops it."""
-        events: _Events = queue.Queue()
-        asyncio.run_coroutine_threadsafe(self._turn(device, message, events), self._loop)
-        turn_id = ""
-        while True:
-            try:
-                event = events.get()
-            except KeyboardInterrupt:
-                if turn_id:
-                    self._stop(device, turn_id)
+        """Show one reply as it comes; Ctrl-C stops it, and once more the waiting for its end."""
+        events: _Events = queue.SimpleQueue()
+        # As an exception it could come at any line, and end the chat.
+        before = signal.signal(signal.SIGINT, lambda number, frame: events.put(_CTRL_C))
+        try:
+            turn = self._turn(device, message, events)
+            running = asyncio.run_coroutine_threadsafe(turn, self._loop)
+            self._follow(device, events)
+            running.cancel()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _follow(self, device: Device, events: _Events) -> None:
+        turn_id, stopping = "", False
+        while (event := events.get()) is not None:
+            if event is _CTRL_C:
+                if stopping or not turn_id:
+                    say(dim("[not waited for; an enclave that has the message may yet answer it]"))
+                    return
+                stopping = True
+                stop = self._stop(device, turn_id, events)
+                asyncio.run_coroutine_threadsafe(stop, self._loop)
                 continue
-            if event is None:
-                return
             if isinstance(event, SottoError):
                 say(f"\n[{event}]")
                 return
@@ -246,11 +268,11 @@ class _Conversation:
             turn_id = event.get("turn_id", turn_id)
             self._show(event)
 
-    def _stop(self, device: Device, turn_id: str) -> None:
+    async def _stop(self, device: Device, turn_id: str, events: _Events) -> None:
         try:
-            self._call(device.cancel(self._persona, turn_id))
-        except SottoError as error:
-            say(f"\n[{error}]")
+            await device.cancel(self._persona, turn_id)
+        except Exception as error:  # as in `_turn`
+            events.put(error)
 
     def _show(self, event: dict[str, Any]) -> None:
         match event["type"]:
@@ -261,7 +283,7 @@ class _Conversation:
                 if self._args.show_prompt:
                     show(event)
             case "response.output_text.delta":
-                say(event["delta"], end="")
+                say(plain(event["delta"]), end="")
             case "response.restarted":
                 say("\n[the enclave restarted and answers anew]")
             case "response.completed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from runtime.client.carrier import Carrier
 from runtime.client.places import DEFAULT_EDGE, find_carrier, find_home, find_policy
 from transport.shaping import DEFAULT_SHAPING, Shaping
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SIMULATED_LINE = (
     "SIMULATED attestation: no confidential hardware stands behind this enclave. "
     "It shows the flow and proves nothing about the machine."
@@ -64,11 +66,18 @@ def add_way(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _shaping(text: str) -> Shaping:
+    try:
+        return Shaping(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Shaping)}") from None
+
+
 def add_shaping(parser: argparse.ArgumentParser) -> None:
     """``--shaping``."""
     parser.add_argument(
         "--shaping",
-        type=Shaping,
+        type=_shaping,
         choices=list(Shaping),
         default=DEFAULT_SHAPING,
         help="what sizes and times may tell to whoever watches: off hides nothing, bucket pads "
@@ -101,6 +110,11 @@ def say(text: str = "", *, end: str = "\n") -> None:
     """Text for people on standard output, at once."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
+
+
+def plain(text: str) -> str:
+    """A model's words without control characters: a terminal would obey them."""
+    return _CONTROL.sub(" ", text)
 
 
 def dim(text: str) -> str:

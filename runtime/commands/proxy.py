@@ -46,6 +46,7 @@ ATTESTATION_HEADER: Final = "sotto-attestation"
 _OUR_HOST: Final = re.compile(
     r"(localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE
 )
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z*]+")
 # Replies that run when the proxy is told to stop are cut: whoever reads them has it in hand.
 _SHUTDOWN_S: Final = 0.5
 # Receipts come a moment after their answers.
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--allow-origin",
+        type=_origin,
         action="append",
         default=[],
         metavar="ORIGIN",
@@ -79,10 +81,19 @@ def add_parser(commands: Any) -> None:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 0xFFFF:
-        raise ValueError
-    return port
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+    return int(text)
+
+
+def _origin(text: str) -> str:
+    # "null" is every page in a sandbox, whoever wrote it.
+    if _ORIGIN.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin of a web page: give one as the browser sends it, such as "
+            "http://localhost:3000, without a path"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,10 +124,11 @@ def _is_loopback(host: str) -> bool:
 async def _serve(args: argparse.Namespace, device: Device) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     async with device:
         simulated = any(one.attested.simulated for one in await device.enclaves())
+        # Not before: nothing below waits for others, so that until here Ctrl-C ends the waiting.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
         completions = Completions(device)
         proxy = Proxy(device, completions, frozenset(args.allow_origin))
         # A program that leaves cancels its handler, and with it what an enclave makes for it.
@@ -200,8 +212,10 @@ class Proxy:
                 403, "host_refused", "this proxy answers to localhost and 127.0.0.1 alone"
             )
         # Browsers send an Origin with what a page asks across origins; other programs do not.
+        # Pictures and links that a page holds come without one, and say that a page sends them.
         origin = request.headers.get("Origin")
-        if origin is not None and origin not in self.origins:
+        linked = request.headers.get("Sec-Fetch-Site", "none") != "none"
+        if origin not in self.origins and (origin is not None or linked):
             return refusal(
                 403,
                 "origin_refused",

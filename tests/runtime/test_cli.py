@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.cli import main
-from tests.e2e.system import System, free_port
+from runtime.commands.common import plain
+from runtime.errors import Exit
+from tests.e2e.system import ROOT, System, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -164,6 +169,49 @@ def test_missing_files_and_names_are_usage_errors(
         assert word in out + err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--port", "99999", "0 to 65535"),
+        ("--port", "x", "0 to 65535"),
+        ("--shaping", "none", "off, bucket, cadence"),
+    ],
+)
+def test_a_wrong_value_says_which_are_right(
+    option: str, value: str, says: str, command: Command
+) -> None:
+    """In words, without names from the code."""
+    code, _, err = command("proxy", option, value)
+    assert code == 2
+    assert says in err.splitlines()[-1]
+    assert "_port" not in err
+
+
+def test_a_models_words_do_not_command_the_terminal() -> None:
+    """Lines and letters of every kind stay; what a terminal obeys does not."""
+    assert plain("a\x1b]52;c;aGk=\x07b\r\x9b2J") == "a ]52;c;aGk= b  2J"
+    kept = "Inês said:\n\t“Ja” 👩\u200d🚀"
+    assert plain(kept) == kept
+
+
+def test_ctrl_c_while_a_command_loads_is_no_traceback() -> None:
+    """A start takes part of a second, longer on a busy machine."""
+    program = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "runtime.commands.personas":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from runtime.cli import main
+main(["personas"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (Exit.INTERRUPTED, "")
+
+
 def test_no_edge_is_one_line_with_a_remedy(command: Command, tmp_path: Path) -> None:
     """For people on standard error, for programs as JSON."""
     edge = f"ws://127.0.0.1:{free_port()}/v1/realtime"
@@ -184,3 +232,21 @@ def test_personas_are_listed_for_people_and_programs(command: Command) -> None:
     assert len(listed) == 6
     code, out, _ = command("personas")
     assert [line.split()[0] for line in out.splitlines()] == [one["handle"] for one in listed]
+
+
+def test_a_reader_that_left_is_no_error() -> None:
+    """`sotto personas | head` ends in silence, however little head has read."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "runtime", "personas", "--json"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

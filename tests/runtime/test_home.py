@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.client.home import DeviceHome, ReceiptRow
-from runtime.errors import Exit, SetupError
+from runtime.errors import Exit, SetupError, SottoError
 from tests.e2e.system import ROOT
 
 HEADS = ["aa" * 32, "bb" * 32]
@@ -303,3 +303,20 @@ def test_a_database_of_a_newer_sottovoce_is_left_alone(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(SetupError, match="newer"):
         DeviceHome(tmp_path / "home")
+
+
+def test_a_database_that_fails_later_is_one_clear_error(home: DeviceHome) -> None:
+    """A disk that fills up or a file that is damaged meanwhile is no defect of the program."""
+    other = sqlite3.connect(home.path / "device.db")
+    other.execute("DROP TABLE receipts")
+    other.execute("DROP TABLE threads")
+    other.close()
+    for use in (
+        lambda: home.expect_receipt(a_row()),
+        lambda: list(home.receipts()),
+        lambda: home.position("wren"),
+    ):
+        with pytest.raises(SottoError) as caught:
+            use()
+        assert caught.value.code == "home"
+        assert str(home.path) in str(caught.value)

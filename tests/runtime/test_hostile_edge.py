@@ -39,6 +39,7 @@ from runtime.sealing import open_receipt, seal_receipt
 from runtime.wire import SUBPROTOCOL, Frame, decode_frame
 from tests.e2e.system import System
 from transport.keyconfig import GatewayKey
+from transport.shaping import Shaping
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 WREN, ATLAS = load_library().get("wren"), next(p for p in load_library() if p.handle != "wren")
@@ -56,6 +57,8 @@ class HostileEdge:
         greet: Sent after `session.created` of each socket.
         frames: Every binary frame from the device.
         asked: Gateways to which the device opened a stream.
+        heard: Every event from the device.
+        fields: Names of the header fields that it sent.
     """
 
     def __init__(self, target: str) -> None:
@@ -65,7 +68,9 @@ class HostileEdge:
         self.greet: list[str | bytes] = []
         self.frames: list[Frame] = []
         self.asked: list[str] = []
+        self.heard: list[Event] = []
         self.sockets = 0
+        self.fields: set[str] = set()
         self.url = ""
         self._device: ServerConnection | None = None
 
@@ -90,6 +95,11 @@ class HostileEdge:
             while self.sockets <= before:  # noqa: ASYNC110 - the device has no event for it
                 await asyncio.sleep(0.02)
 
+    async def restart(self) -> None:
+        """Drop the device's socket; it may come back."""
+        assert self._device is not None
+        await self._device.close(4000, "restart")
+
     async def close_for_good(self) -> None:
         """Tell the device not to come back, in words that a terminal would obey."""
         assert self._device is not None
@@ -98,8 +108,13 @@ class HostileEdge:
     async def _handle(self, device: ServerConnection) -> None:
         self.sockets += 1
         self._device = device
+        assert device.request is not None
+        self.fields |= {name.lower() for name in device.request.headers}
         async with connect(
-            self._target, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None
+            self._target,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            proxy=None,
         ) as edge:
             with contextlib.suppress(ConnectionClosed, ExceptionGroup):
                 async with asyncio.TaskGroup() as group:
@@ -112,6 +127,7 @@ class HostileEdge:
                 self.frames.append(decode_frame(data))
             else:
                 event = orjson.loads(data)
+                self.heard.append(event)
                 if event["type"] == "response.create":
                     self.asked.append(event["gateway"])
             await send(data)
@@ -297,6 +313,19 @@ async def test_the_honest_enclave_is_found_among_false_ones(
     assert the_script(text)
     assert final["type"] == "response.completed"
     assert edge.asked == ["enclave-0"]
+
+
+async def test_a_flood_of_enclaves_is_cut(
+    edge: HostileEdge, home: DeviceHome, policy: Policy
+) -> None:
+    """To verify one takes most of a millisecond, and nothing else moves meanwhile."""
+    edge.on_event = lambda event: [
+        {**event, "enclaves": event["enclaves"] * 400} if event["type"] == "enclaves" else event
+    ]
+    async with Device(home, policy, Connection(edge.url)) as device:
+        assert len(await device.enclaves()) == 256
+        text, _ = await talk(device)
+    assert the_script(text)
 
 
 @pytest.mark.parametrize(
@@ -822,3 +851,79 @@ async def test_a_settlement_without_a_receipt_settles_nothing(
         row = await device.wait_settled(final["receipt_id"], 1)
     assert row is not None
     assert (row.status, row.proof) == ("waiting", None)
+
+
+async def test_a_receipt_is_asked_for_when_the_padding_has_come(
+    edge: HostileEdge, home: DeviceHome, policy: Policy
+) -> None:
+    """An edge that reads the question before a cadence ends would know where the words ended."""
+    early: list[Event] = []
+
+    def look(frame: Frame) -> list[Frame]:
+        early.extend(one for one in edge.heard if one["type"] == "receipt.subscribe")
+        return [frame]
+
+    edge.on_frame = look
+    carrier = Connection(edge.url)
+    async with Device(home, policy, carrier, shaping=Shaping.CADENCE) as device:
+        _, final = await talk(device)
+        row = await device.wait_settled(final["receipt_id"], 20)
+    assert row is not None
+    assert row.status == "settled"
+    assert early == []
+    # Nor does it tell when a reply that has ended was read.
+    assert not any(one["type"] == "stream.reset" for one in edge.heard)
+
+
+async def test_a_device_with_many_streams_comes_back(
+    edge: HostileEdge, home: DeviceHome, policy: Policy
+) -> None:
+    """A resume names sixteen; who wants more waits for a place, and nobody for ever."""
+    carrier = Connection(edge.url)
+    async with Device(home, policy, carrier) as device:
+        (enclave,) = await device.enclaves()
+        edge.on_event = lambda event: [] if event["type"] == "stream.failed" else [event]
+        opening = [asyncio.create_task(carrier.open_stream(enclave.gateway)) for _ in range(20)]
+        await asyncio.wait(opening, timeout=1)
+        edge.on_event = lambda event: [event]
+        await edge.restart()
+        await edge.wait_for_another_socket()
+        async with asyncio.timeout(20):
+            for stream in await asyncio.gather(*opening):
+                await stream.aclose()
+            text, _ = await talk(device)
+    assert the_script(text)
+    assert len(edge.asked) > 20
+
+
+async def test_an_edge_learns_no_program_and_sends_a_device_nowhere(
+    edge: HostileEdge, home: DeviceHome, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No field names what runs on the device; no redirect is followed, no proxy taken."""
+    knocked: list[bytes] = []
+
+    async def door(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        knocked.append(await reader.readline())
+        writer.close()
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: " + edge.url.encode() + b"\r\n\r\n")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(door, "127.0.0.1", 0) as proxy,
+        await asyncio.start_server(redirect, "127.0.0.1", 0) as other,
+    ):
+        for name in ("http_proxy", "https_proxy", "ws_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with Device(home, policy, Connection(edge.url)) as device:
+            await device.enclaves()
+        url = f"ws://127.0.0.1:{other.sockets[0].getsockname()[1]}/v1/realtime"
+        with pytest.raises(SottoError) as caught:
+            async with Device(home, policy, Connection(url)):
+                pass
+    assert caught.value.code == "edge_away"
+    assert knocked == []
+    assert edge.sockets == 1
+    assert edge.fields.isdisjoint({"user-agent", "cookie", "origin", "authorization"})

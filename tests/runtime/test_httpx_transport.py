@@ -259,6 +259,32 @@ def test_a_stream_that_is_closed_ends_its_completion(system: System, client: ope
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("way", ["edge", "relay"])
+def test_a_stream_that_another_thread_closes_ends(way: str, system: System, tmp_path: Path) -> None:
+    """A program's stop button: who reads is told, and the enclave stops working."""
+    settings = Settings(home=tmp_path / "home", policy=system.home / "policy.toml")
+    if way == "edge":
+        settings["edge"] = system.edge
+    else:
+        settings["relays"] = [f"http://127.0.0.1:{system.port + 1}"]
+    name = 'sotto_completions_total{engine="scripted",outcome="cancelled"}'
+    before = counted(system, name)
+    words = 0
+    with an_openai(SealedClient(**settings)) as client:
+        stream = client.chat.completions.create(model="wren", messages=HELLO, stream=True)
+        stopping = threading.Timer(0.3, stream.close)
+        stopping.start()
+        with pytest.raises((openai.APIConnectionError, httpx.ReadError)):
+            for _ in stream:
+                words += 1
+        stopping.join()
+        assert words < 64
+        deadline = time.monotonic() + 20
+        while counted(system, name) == before:
+            assert time.monotonic() < deadline, "it runs on"
+            time.sleep(0.1)
+
+
 def test_a_client_that_is_closed_leaves_no_thread(settings: Settings) -> None:
     """Also where a request still runs: its caller is told, and nobody hangs."""
     before = threading.active_count()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -301,6 +302,28 @@ async def test_web_pages_are_refused(origin: str, proxy: Proxy, system: System) 
     assert counted(system, "sotto_completions_total") == before
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin"])
+async def test_what_a_page_links_to_is_refused(site: str, proxy: Proxy) -> None:
+    """A picture or a link has no Origin; the browser says that a page asks."""
+    status, _, content = await raw(proxy, "/v1/models", headers={"Sec-Fetch-Site": site})
+    assert status == 403
+    assert json.loads(content)["error"]["code"] == "origin_refused"
+    # Typed into the address bar by the person himself.
+    status, _, _ = await raw(proxy, "/v1/models", headers={"Sec-Fetch-Site": "none"})
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "*", "https://", "app.example", "https://app.example/", "https://*.example"]
+)
+def test_what_is_no_origin_is_not_let_in(origin: str, tmp_path: Path) -> None:
+    """`null` would let in every page in a sandbox; a path would never match."""
+    done = sotto("proxy", "--allow-origin", origin, "--home", str(tmp_path / "home"))
+    assert done.returncode == 2
+    assert "origin" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "home").exists()
+
+
 async def test_a_page_that_was_let_in_is_served(system: System) -> None:
     """Its preflight is answered, its own origin may read, and no other."""
     page = "http://localhost:3000"
@@ -311,7 +334,8 @@ async def test_a_page_that_was_let_in_is_served(system: System) -> None:
         )
         assert status == 204
         assert headers["access-control-allow-headers"] == "authorization,content-type"
-        status, headers, _ = await raw(proxy, "/v1/models", headers={"Origin": page})
+        fields = {"Origin": page, "Sec-Fetch-Site": "same-site"}
+        status, headers, _ = await raw(proxy, "/v1/models", headers=fields)
         assert status == 200
         assert headers["access-control-allow-origin"] == page
         status, _, _ = await raw(proxy, "/v1/models", headers={"Origin": page + "0"})
@@ -334,6 +358,26 @@ def test_ctrl_c_is_a_clean_end(system: System) -> None:
     assert code == 0
     assert "Traceback" not in errors
     assert "SIMULATED" in errors
+
+
+def test_ctrl_c_ends_the_waiting_for_an_edge(tmp_path: Path) -> None:
+    """One that accepts and says nothing: nobody is held for as long as it may take."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        edge = f"ws://127.0.0.1:{silent.getsockname()[1]}/v1/realtime"
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "runtime", "proxy", "--port", "0"),
+                *("--edge", edge, "--home", str(tmp_path / "home")),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        accepted, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        accepted.close()
+    assert (process.returncode, errors) == (130, "")
 
 
 def test_without_an_enclave_that_holds_there_is_no_proxy(system: System, tmp_path: Path) -> None:

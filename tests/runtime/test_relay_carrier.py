@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import time
@@ -18,7 +19,7 @@ from personas.library import load_library
 from proofs.policy import Policy
 from runtime.client.carrier import UNKNOWN_KEY, StreamLostError
 from runtime.client.device import Device
-from runtime.client.home import DeviceHome
+from runtime.client.home import DeviceHome, ReceiptRow
 from runtime.client.relays import RelayCarrier
 from runtime.client.sealed import Call
 from runtime.errors import Exit, SottoError
@@ -459,3 +460,192 @@ async def test_a_stream_that_is_given_up_drops_its_connection(
             async with asyncio.timeout(0.6):
                 await asyncio.Event().wait()
         assert len(relays[0].answered) - seen < 2000, "the reply of 1.3 s was not read on"
+
+
+async def test_receipts_are_asked_for_when_the_padding_has_come(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """A relay that sees a new exchange before a cadence ends would know where the words ended."""
+    whole: list[int] = []
+
+    async def look(seen: Seen) -> web.Response | None:
+        if seen.method == "POST":
+            whole.append(relays[0].whole)
+        return None
+
+    relays[0].instead = look
+    carrier = RelayCarrier([relays[0].url])
+    async with Device(home, policy, carrier, shaping=Shaping.CADENCE) as device:
+        _, final = await talk(device)
+        row = await device.wait_settled(final["receipt_id"], 20)
+    assert row is not None
+    assert row.status == "settled"
+    first, second, *_ = whole
+    assert second - first == 1, "the reply was still on its way"
+
+
+def another_spelling(text: str) -> str:
+    """Base64 of the same bytes: with an end that is not needed, or with bits that are not read."""
+    data = base64.b64decode(text)
+    digits = text.rstrip("=")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    other = alphabet[alphabet.index(digits[-1]) | 1]
+    found = text + "=" if digits == text else digits[:-1] + other + text[len(digits) :]
+    assert base64.b64decode(found, validate=True) == data
+    return found
+
+
+async def test_a_relay_cannot_keep_exchanges_to_itself_by_how_it_writes_a_bundle(
+    system: System, relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """Other base64 of the same bytes is the same enclave: the other relay leads to it, too."""
+
+    async def rewrite(seen: Seen) -> web.Response | None:
+        if not seen.path.endswith("/attestation"):
+            return None
+        async with relays[0]._session.get(
+            f"http://127.0.0.1:{system.port + 1}{seen.path}"
+        ) as answer:
+            told = await answer.json()
+        for one in told["enclaves"]:
+            one["bundle"] = another_spelling(one["bundle"])
+        return web.json_response(told)
+
+    relays[0].instead = rewrite
+    async with Device(home, policy, RelayCarrier([one.url for one in relays])) as device:
+        await device.enclaves()
+        for _ in range(4):
+            await talk(device)
+        for _ in range(16):
+            await (await device.request(MODELS)).read()
+        assert len({one.gateway for one in await device.enclaves()}) == 1
+    assert min(len(one.exchanges) for one in relays) > 0
+
+
+async def test_one_relay_that_refuses_is_left_for_the_other(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """Not one turn is lost to it; where both refuse, the device says so at once."""
+
+    async def refuse(seen: Seen) -> web.Response | None:
+        return web.Response(status=403) if seen.method == "POST" else None
+
+    relays[0].instead = refuse
+    async with Device(home, policy, RelayCarrier([one.url for one in relays])) as device:
+        while not relays[0].exchanges:
+            text, _ = await talk(device)
+            assert the_script(text)
+        relays[1].instead = refuse
+        with pytest.raises(SottoError) as caught:
+            await talk(device)
+    assert caught.value.code == "relay_refused"
+
+
+@pytest.mark.parametrize("status", [400, 408, 500])
+async def test_what_another_sealing_can_mend_is_sealed_again(
+    status: int, relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """A request that did not open or did not come whole, and a relay that failed once."""
+    refusals = [status]
+
+    async def refuse_once(seen: Seen) -> web.Response | None:
+        if seen.method != "POST" or not refusals:
+            return None
+        return web.Response(status=refusals.pop())
+
+    relays[0].instead = refuse_once
+    async with Device(home, policy, RelayCarrier([relays[0].url])) as device:
+        text, _ = await talk(device)
+    assert the_script(text)
+    assert len(relays[0].exchanges) >= 2
+
+
+async def test_a_refusal_that_never_ends_is_not_waited_for(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """Its status is enough."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def refuse(seen: Seen) -> web.Response | None:
+        return web.Response(status=403, body=endless()) if seen.method == "POST" else None
+
+    relays[0].instead = refuse
+    async with Device(home, policy, RelayCarrier([relays[0].url])) as device:
+        with pytest.raises(SottoError) as caught:
+            async with asyncio.timeout(20):
+                await talk(device)
+    assert caught.value.code == "relay_refused"
+
+
+async def test_a_gateway_that_is_silent_does_not_hide_the_others(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """A relay with one gateway away is a relay all the same."""
+
+    async def silent(seen: Seen) -> web.Response | None:
+        if seen.path == "/gateways":
+            return web.json_response({"gateways": ["enclave-0", "enclave-1"]})
+        if seen.path.startswith("/gateway/enclave-1"):
+            await asyncio.Event().wait()
+        return None
+
+    relays[0].instead = silent
+    async with Device(home, policy, RelayCarrier([relays[0].url])) as device:
+        text, _ = await talk(device)
+    assert the_script(text)
+
+
+async def test_a_relay_that_is_silent_does_not_hold_up_the_other(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """What the one says is enough to begin with."""
+
+    async def silent(seen: Seen) -> web.Response | None:
+        return await asyncio.Future()
+
+    relays[0].instead = silent
+    async with Device(home, policy, RelayCarrier([one.url for one in relays])) as device:
+        async with asyncio.timeout(8):
+            text, _ = await talk(device)
+    assert the_script(text)
+
+
+async def test_many_late_receipts_are_asked_for_a_few_at_a_time(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """A device that was away for long does not fall upon its relays."""
+    at_once, most = 0, 0
+
+    async def count(seen: Seen) -> web.Response | None:
+        nonlocal at_once, most
+        if seen.method == "POST":
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.Event().wait() if at_once > 30 else await asyncio.sleep(0.05)
+            at_once -= 1
+        return None
+
+    relays[0].instead = count
+    late = [f"{number:032x}" for number in range(40)]
+    for one in late:
+        home.expect_receipt(ReceiptRow(one, "", "wren", "0" * 64, 0, "completed", bytes(64)))
+    async with Device(home, policy, RelayCarrier([relays[0].url])) as device:
+        await asyncio.gather(*(device.wait_settled(one, 3) for one in late))
+    assert len(relays[0].exchanges) > 20
+    assert most <= 8
+
+
+async def test_a_carrier_that_was_closed_says_so(
+    relays: tuple[Middle, Middle], home: DeviceHome, policy: Policy
+) -> None:
+    """In the error that programs know."""
+    carrier = RelayCarrier([relays[0].url])
+    async with Device(home, policy, carrier) as device:
+        (enclave,) = await device.enclaves()
+    for asking in (carrier.open_stream(enclave.gateway), carrier.enclaves()):
+        with pytest.raises(SottoError) as caught:
+            await asking
+        assert caught.value.code == "closed"
