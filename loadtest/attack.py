@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from loadtest.attack_replies import TOKEN_S, TOPICS, load_replies
 from loadtest.attack_traces import Trace, record
 from loadtest.rounds import Comparison, Effort, progress
-from loadtest.scenarios import DATA_FILE
+from loadtest.scenarios import data_file
 from runtime.commands.common import print_json, say
 from runtime.errors import Exit, SetupError, SottoError
 from transport.shaping import Shaping
@@ -100,6 +99,11 @@ class Told:
     right: tuple[int, ...]
     asked: tuple[int, ...]
 
+    @classmethod
+    def of(cls, folds: Sequence[tuple[int, int]]) -> Told:
+        """Of `right` and `asked` of each fold."""
+        return cls(*zip(*folds, strict=True))
+
     @property
     def accuracy(self) -> float:
         """Over all folds."""
@@ -144,7 +148,7 @@ def classify(traces: Sequence[Trace], watch: Watch) -> tuple[Told, Told]:
         odds = np.log(chance / (1 - chance))
         ones.append(_told(odds, topics[test]))
         sessions.append(_told(*_in_sessions(odds, topics[test])))
-    return tuple(Told(*zip(*found, strict=True)) for found in (ones, sessions))  # type: ignore[return-value]
+    return Told.of(ones), Told.of(sessions)
 
 
 def _told(odds: Features, topics: NDArray[np.int_]) -> tuple[int, int]:
@@ -266,9 +270,9 @@ _COSTS: tuple[tuple[str, str, Callable[[Trace], float]], ...] = (
 
 def find_data(chosen: Path | None) -> Path | None:
     """The chosen file, else the one in the folder SOTTO_DATA, if it is there."""
-    folder = os.environ.get("SOTTO_DATA")
-    path = chosen or (Path(folder) / DATA_FILE if folder else None)
-    return path if path is not None and path.is_file() else None
+    if chosen is None:
+        return data_file()
+    return chosen if chosen.is_file() else None
 
 
 def as_json(found: dict[Shaping, Finding], replies: int) -> dict[str, Any]:

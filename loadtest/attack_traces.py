@@ -33,7 +33,7 @@ from transport.errors import TransportError
 from transport.hpke import TAG_LENGTH
 from transport.keyconfig import KeyConfig, choose_config, decode_key_config_list
 from transport.ohttp import ChunkedRequestSealer
-from transport.shaping import SHAPING_HEADER, Shaping, padded_length
+from transport.shaping import SHAPING_HEADER, Shaping, padded
 from transport.sse import EventDecoder
 
 _TIMEOUT_S = 60.0
@@ -177,9 +177,8 @@ class _Devices:
                 "message": message,
             }
         )
-        request = encode_request(Request(b"POST", b"https", b"enclave", TURNS_PATH, headers, body))
-        padded = len(request) if shaping is Shaping.OFF else padded_length(len(request))
-        return request + bytes(padded - len(request))  # RFC 9292 section 3.8
+        request = Request(b"POST", b"https", b"enclave", TURNS_PATH, headers, body)
+        return padded(encode_request(request), shaping)
 
 
 class _Reading:

@@ -21,7 +21,7 @@ from runtime.errors import SetupError
 
 COLUMN = "Best Generated Conversation"
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-DATA_FILE = Path("synthetic-persona-chat") / "valid.csv"
+_DATA_FILE = Path("synthetic-persona-chat") / "valid.csv"
 # Some dialogues of the data set are bulleted: "* User 1: Hi".
 _SAID = re.compile(r"^[ \t]*\*?[ \t]*User 1:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
 
@@ -103,7 +103,12 @@ def find_dialogues(chosen: Path | None) -> Dialogues:
     """
     if chosen is not None:
         return load_dialogues(chosen)
+    path = data_file()
+    return load_dialogues(path) if path is not None else BUILT_IN
+
+
+def data_file() -> Path | None:
+    """The data set's file in the folder SOTTO_DATA, if it is there."""
     folder = os.environ.get("SOTTO_DATA")
-    if folder and (path := Path(folder) / DATA_FILE).is_file():
-        return load_dialogues(path)
-    return BUILT_IN
+    path = Path(folder) / _DATA_FILE if folder else None
+    return path if path is not None and path.is_file() else None

@@ -30,7 +30,6 @@ from transport.errors import (
 
 KEM_P256_HKDF_SHA256: Final = 0x0010
 KEM_X25519_HKDF_SHA256: Final = 0x0020
-KEM_X25519: Final = KEM_X25519_HKDF_SHA256
 KEM_ML_KEM_768: Final = kems.PostQuantumKemId.ML_KEM_768.value
 KEM_X_WING: Final = kems.PostQuantumKemId.X_WING.value
 KDF_HKDF_SHA256: Final = 0x0001

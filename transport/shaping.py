@@ -68,6 +68,14 @@ def padded_length(size: int) -> int:
     return max(MIN_PADDED, rung(size))
 
 
+def padded(message: bytes, shaping: Shaping) -> bytes:
+    """A whole Binary HTTP message at its `padded_length`, by zeros after it (RFC 9292 section 3.8);
+    as it is where shaping is off."""
+    if shaping is Shaping.OFF:
+        return message
+    return message + bytes(padded_length(len(message)) - len(message))
+
+
 def event_padding(size: int) -> bytes:
     """Exactly `size` bytes that every reader of server-sent events drops.
 

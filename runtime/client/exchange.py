@@ -32,7 +32,7 @@ from transport.bhttp import Event as BhttpEvent
 from transport.errors import TransportError
 from transport.keyconfig import KeyConfig
 from transport.ohttp import ChunkedRequestSealer, ChunkedResponseOpener
-from transport.shaping import SHAPING_HEADER, Shaping, padded_length
+from transport.shaping import SHAPING_HEADER, Shaping, padded
 
 JSON_HEADERS: Final[Fields] = ((b"content-type", b"application/json"),)
 
@@ -77,11 +77,7 @@ class Exchange:
             (SHAPING_HEADER, self._shaping.value.encode()),
         )
         request = Request(method, b"https", b"enclave", path, (*headers, *own), body)
-        encoded = encode_request(request)
-        if self._shaping is not Shaping.OFF:
-            padding = padded_length(len(encoded)) - len(encoded)
-            encoded = encode_request(request, padding=padding)
-        return self._sealer.seal(encoded, final=True)
+        return self._sealer.seal(padded(encode_request(request), self._shaping), final=True)
 
     async def answer(self, stream: Stream) -> SealedResponse:
         """Wait for the answer's head.

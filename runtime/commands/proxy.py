@@ -125,7 +125,7 @@ async def _serve(args: argparse.Namespace, device: Device) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with device:
-        simulated = any(one.attested.simulated for one in await device.enclaves())
+        await device.enclaves()
         # Not before: nothing below waits for others, so that until here Ctrl-C ends the waiting.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
@@ -144,7 +144,7 @@ async def _serve(args: argparse.Namespace, device: Device) -> int:
                 await web.TCPSite(runner, args.host, args.port).start()
             except OSError as error:
                 raise port_error(args.host, args.port, error) from None
-            _announce(args, runner.addresses[0][1], simulated=simulated)
+            _announce(args, runner.addresses[0][1], simulated=device.simulated)
             await stop.wait()
         finally:
             await runner.cleanup()

@@ -63,7 +63,7 @@ from transport.errors import (
     UnknownKeyError,
 )
 from transport.gateway import ChunkedResponseSealer, ResponseSealer
-from transport.shaping import DEFAULT_SHAPING, SHAPING_HEADER, Shaping, padded_length
+from transport.shaping import DEFAULT_SHAPING, SHAPING_HEADER, Shaping, padded
 
 log = logging.getLogger(__name__)
 
@@ -296,11 +296,8 @@ async def _send_chunks(
 
 
 def _encoded(reply: Reply, body: bytes, shaping: Shaping) -> bytes:
-    """A whole response, padded unless the device chose not (RFC 9292 section 3.8)."""
-    encoded = encode_response(Response(reply.status, reply.headers, body))
-    if shaping is not Shaping.OFF:
-        encoded += bytes(padded_length(len(encoded)) - len(encoded))
-    return encoded
+    """A whole response, padded unless the device chose not."""
+    return padded(encode_response(Response(reply.status, reply.headers, body)), shaping)
 
 
 async def _while_read(exchange: Exchange, answer: Coroutine[Any, Any, None]) -> None:

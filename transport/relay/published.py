@@ -13,6 +13,7 @@ import aiohttp
 
 from transport import media
 from transport.errors import UpstreamError
+from transport.relay.upstream import AUTO_HEADERS
 
 PUBLISHED: Final = {"ohttp-keys": media.OHTTP_KEYS, "attestation": "application/json"}
 """Media types by path below a gateway's base URL."""
@@ -20,7 +21,6 @@ PUBLISHED: Final = {"ohttp-keys": media.OHTTP_KEYS, "attestation": "application/
 _MAX_BYTES: Final = 1024 * 1024
 _KEPT_S: Final = 5.0
 _TIMEOUT_S: Final = 10.0
-_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding")
 
 
 class Published:
@@ -54,7 +54,7 @@ class Published:
             async with (
                 asyncio.timeout(_TIMEOUT_S),
                 self._session.get(
-                    self._url, skip_auto_headers=_AUTO_HEADERS, allow_redirects=False
+                    self._url, skip_auto_headers=AUTO_HEADERS, allow_redirects=False
                 ) as response,
             ):
                 if response.status != 200 or response.content_type != self.content_type:

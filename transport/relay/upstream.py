@@ -21,7 +21,8 @@ from transport.relay.pool import LinkPool, Reconnect
 _log = logging.getLogger(__name__)
 
 _RECHECK_MUX_S: Final = 60.0
-_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding")
+AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding")
+"""What the HTTP client would add by itself, and a gateway has no use for."""
 
 
 class Upstream(Protocol):
@@ -65,7 +66,7 @@ class HttpExchange:
             url,
             data=self._body(),
             headers=headers,
-            skip_auto_headers=_AUTO_HEADERS,
+            skip_auto_headers=AUTO_HEADERS,
             allow_redirects=False,
         )
 
