@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,14 @@ from runtime.config import EngineConfig
 from runtime.enclave.engines.base import Message, Sampling
 from runtime.enclave.engines.scripted import ScriptedEngine
 from runtime.errors import SottoError
-from runtime.up import HOST, Running, UpOptions, up
+from runtime.up import HOST, Running, UpOptions, ports_of, up
 
 # The scripted engine's own pace: 50 tokens/s to each reader.
 _FIRST_TOKEN_S = 0.05
 _TOKEN_S = 0.02
 _ROLES = ("edge", "relay", "enclave")
 _HERE = "devices"  # this process: it plays the devices, or consumes the bare engine
-_SETTLE_S = 20.0
+SETTLE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,9 @@ class Measured:
 async def path(effort: Effort) -> AsyncIterator[Comparison]:
     """Time to first token, tokens/s and CPU time, for each number of streams."""
     progress("the sealed path: starting a system")
-    pace = EngineConfig(
-        kind="scripted", first_token_s=_FIRST_TOKEN_S, token_s=_TOKEN_S, tokens=effort.tokens
-    )
     pairs: dict[int, list[tuple[Measured, Measured]]] = {n: [] for n in effort.streams}
     with tempfile.TemporaryDirectory(prefix="sotto-bench-") as data:
-        async with up(UpOptions(Path(data), free_ports(), pace)) as system:
+        async with up(UpOptions(Path(data), free_ports(), pace(effort))) as system:
             for number in range(effort.rounds + 1):
                 for streams, found in pairs.items():
                     progress(f"the sealed path: round {number}, {streams} streams")
@@ -119,8 +117,16 @@ def _measured(
     )
 
 
-async def _sealed(system: Running, streams: int, effort: Effort) -> Measured:
-    """Devices whom nobody has met before, with one stream each."""
+def pace(effort: Effort) -> EngineConfig:
+    """The scripted engine at the benches' pace."""
+    return EngineConfig(
+        kind="scripted", first_token_s=_FIRST_TOKEN_S, token_s=_TOKEN_S, tokens=effort.tokens
+    )
+
+
+@asynccontextmanager
+async def devices(system: Running, streams: int) -> AsyncIterator[list[Client]]:
+    """Devices whom nobody has met before, connected, their clock starting now."""
     policy = Policy.load(system.options.policy_file)
     persona = next(iter(load_library()))
     with device_folder(streams) as folder:
@@ -138,15 +144,24 @@ async def _sealed(system: Running, streams: int, effort: Effort) -> Measured:
         try:
             for client in clients:
                 await client.connect()
-            before, epoch = _cpu_seconds(system), time.perf_counter()
+            epoch = time.perf_counter()
             for client in clients:
                 client.epoch = epoch
-            starts = _starts(streams, effort)
-            each = [_converse(c, s, effort) for c, s in zip(clients, starts, strict=True)]
-            replies = [reply for said in await asyncio.gather(*each) for reply in said]
-            return _measured(replies, before, _cpu_seconds(system))
+            yield clients
         finally:
             await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+
+
+async def _sealed(system: Running, streams: int, effort: Effort) -> Measured:
+    """Devices with one stream each."""
+    async with devices(system, streams) as clients:
+        before = _cpu_seconds(system)
+        each = [
+            _converse(client, start, effort)
+            for client, start in zip(clients, starts(streams, effort), strict=True)
+        ]
+        replies = [reply for said in await asyncio.gather(*each) for reply in said]
+        return _measured(replies, before, _cpu_seconds(system))
 
 
 async def _converse(client: Client, start: float, effort: Effort) -> list[_Reply]:
@@ -157,7 +172,7 @@ async def _converse(client: Client, start: float, effort: Effort) -> list[_Reply
     for turn, receipt_id in said:
         if not turn.ok or turn.first_token is None or receipt_id is None:
             raise SottoError(f"a turn of the sealed path failed ({turn.error}); nothing compares")
-        await client.settle(turn, receipt_id, _SETTLE_S)
+        await client.settle(turn, receipt_id, SETTLE_S)
         replies.append(_Reply(turn.first_token - turn.scheduled, turn.deltas, turn.done))
     return replies
 
@@ -166,8 +181,8 @@ async def _bare(streams: int, effort: Effort) -> Measured:
     """The engine alone, read by as many readers that start at the same times."""
     engine = ScriptedEngine(first_token_s=_FIRST_TOKEN_S, token_s=_TOKEN_S, tokens=effort.tokens)
     before, epoch = _cpu_seconds(None), time.perf_counter()
-    starts = _starts(streams, effort)
-    each = [_read(engine, f"{n}", epoch + start, epoch, effort) for n, start in enumerate(starts)]
+    begins = starts(streams, effort)
+    each = [_read(engine, f"{n}", epoch + start, epoch, effort) for n, start in enumerate(begins)]
     replies = [reply for read in await asyncio.gather(*each) for reply in read]
     return _measured(replies, before, _cpu_seconds(None))
 
@@ -188,7 +203,7 @@ async def _read(
     return replies
 
 
-def _starts(streams: int, effort: Effort) -> tuple[float, ...]:
+def starts(streams: int, effort: Effort) -> tuple[float, ...]:
     """Spread over one reply: people do not begin in step."""
     reply_s = _FIRST_TOKEN_S + _TOKEN_S * (effort.tokens - 1)
     return first_turns(streams, reply_s, seed=0)
@@ -210,7 +225,7 @@ def free_ports() -> int:
     while True:
         port = random.randrange(20_000, 30_000)
         try:
-            for one in (*range(port, port + 4), *range(port + 1000, port + 1004)):
+            for one in ports_of(port):
                 with socket.socket() as probe:
                     probe.bind((HOST, one))
         except OSError:

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import tomli_w
@@ -50,6 +51,9 @@ _READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 
 # last bytes; what one wave does not need is left to the next.
 _WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 4.4), (["valkey"], 4.9)]
 _RELAY_DRAIN_S = 3.0
+# Each role's port, counted from the edge's; metrics are 1000 above.
+_PORTS = {"edge": 0, "relay": 1, "enclave": 2, "log": 3}
+_METRICS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,13 @@ class UpOptions:
 
     Attributes:
         data: Folder for everything that stays.
-        port: The edge's port; relay, enclave and log take the three after it, metrics of the
-            four the ports 1000 above.
+        port: The edge's port; the other roles take the ports after it, metrics of all of them
+            the ports 1000 above.
         engine: Which engine answers.
         debug: See `EnclaveConfig.debug`.
         redis_url: A Redis of one's own instead of the embedded Valkey.
+        enclave_module: The Python module that runs as the enclave, for a bench that measures
+            another one.
     """
 
     data: Path
@@ -70,6 +76,11 @@ class UpOptions:
     engine: EngineConfig
     debug: bool = False
     redis_url: str | None = None
+    enclave_module: str = "runtime"
+
+    def url(self, role: str) -> str:
+        """Where a role listens."""
+        return f"http://{HOST}:{self.port + _PORTS[role]}"
 
     @property
     def edge_url(self) -> str:
@@ -96,13 +107,8 @@ class Running:
 
     def addresses(self) -> dict[str, str]:
         """Where each part listens."""
-        port = self.options.port
-        return {
-            "edge": self.options.edge_url,
-            "relay": f"http://{HOST}:{port + 1}",
-            "enclave": f"http://{HOST}:{port + 2}",
-            "log": f"http://{HOST}:{port + 3}",
-        }
+        addresses = {role: self.options.url(role) for role in _PORTS}
+        return {**addresses, "edge": self.options.edge_url}
 
 
 @contextlib.asynccontextmanager
@@ -115,8 +121,7 @@ async def up(options: UpOptions) -> AsyncIterator[Running]:
     _prepare_folders(options.data)
     timeout = aiohttp.ClientTimeout(total=2)
     with _locked(options.data):
-        _check_ports(range(options.port, options.port + 4))
-        _check_ports(range(options.port + 1000, options.port + 1004))
+        _check_ports(ports_of(options.port))
         root = _development_root(options.data / "tee" / "root.pem")
         supervisor = Supervisor(options.data / "logs")
         try:
@@ -148,53 +153,43 @@ async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str,
 
 
 def _roles(options: UpOptions, urls: dict[str, str], http: aiohttp.ClientSession) -> list[Child]:
-    port, data = options.port, options.data
-    metrics = {
-        "edge": port + 1000,
-        "relay": port + 1001,
-        "enclave": port + 1002,
-        "log": port + 1003,
+    data = options.data
+    listen: dict[str, dict[str, Any]] = {
+        role: {"port": options.port + port, "metrics_port": options.port + _METRICS + port}
+        for role, port in _PORTS.items()
     }
-    enclave = f"http://{HOST}:{port + 2}"
     configs = {
         "log": LogRoleConfig(
-            port=port + 3,
-            metrics_port=metrics["log"],
+            **listen["log"],
             redis_url=urls["log"],
             directory=data / "log",
             key_file=data / "log.key",
         ),
         "enclave": EnclaveConfig(
-            port=port + 2,
-            metrics_port=metrics["enclave"],
+            **listen["enclave"],
             redis_url=urls["enclave"],
             simulated_root=data / "tee" / "root.pem",
             engine=options.engine,
             debug=options.debug,
         ),
         "relay": RelayRoleConfig(
-            port=port + 1,
-            metrics_port=metrics["relay"],
-            gateways={"enclave-0": enclave},
+            **listen["relay"],
+            gateways={"enclave-0": options.url("enclave")},
             # The edge is its one client.
             max_client_streams=4096,
             drain_s=_RELAY_DRAIN_S,
         ),
         "edge": EdgeConfig(
-            port=port,
-            metrics_port=metrics["edge"],
-            redis_url=urls["edge"],
-            relay_urls=(f"http://{HOST}:{port + 1}",),
+            **listen["edge"], redis_url=urls["edge"], relay_urls=(options.url("relay"),)
         ),
     }
-    ports = {"log": port + 3, "enclave": port + 2, "relay": port + 1, "edge": port}
     children = []
     for role, config in configs.items():
         file = data / "config" / f"{role}.toml"
         dump_config(config, file)
-        command = [sys.executable, "-m", "runtime", role, "--config", str(file), "--lifeline"]
-        url = f"http://{HOST}:{ports[role]}/healthz"
-        children.append(Child(role, command, _HealthCheck(http, url)))
+        module = options.enclave_module if role == "enclave" else "runtime"
+        command = [sys.executable, "-m", module, role, "--config", str(file), "--lifeline"]
+        children.append(Child(role, command, _HealthCheck(http, f"{options.url(role)}/healthz")))
     return children
 
 
@@ -246,12 +241,17 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _check_ports(ports: range) -> None:
+def ports_of(edge: int) -> list[int]:
+    """Every port that a system takes whose edge has this one."""
+    return [edge + more + port for more in (0, _METRICS) for port in _PORTS.values()]
+
+
+def _check_ports(ports: list[int]) -> None:
     """Fail before anything starts, with one line, where a port is taken."""
-    if not 0 < ports.start <= ports.stop <= 65536:
+    if not 0 < min(ports) <= max(ports) < 65536:
         raise SetupError(
-            f"the ports {ports.start} to {ports.stop - 1} are not all between 1 and 65535; choose "
-            "a --port below 64500"
+            f"the ports {min(ports)} to {max(ports)} are not all between 1 and 65535; choose a "
+            "--port below 64500"
         )
     for port in ports:
         with socket.socket() as probe:

@@ -16,16 +16,18 @@ from typing import Any
 
 import pytest
 
+from runtime.up import ports_of
+
 ROOT = Path(__file__).parents[2]
 ROLES = ("valkey", "log", "enclave", "relay", "edge")
 
 
 def free_port() -> int:
-    """A base port whose eight ports are free."""
+    """An edge's port that is free, with all others that a system takes."""
     while True:
         port = random.randrange(20_000, 30_000)
         try:
-            for one in (*range(port, port + 4), *range(port + 1000, port + 1004)):
+            for one in ports_of(port):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", one))
         except OSError:
