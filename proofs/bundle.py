@@ -23,9 +23,9 @@ class Bundle:
 
     Attributes:
         claims: Encoded claims.
-        kind: The kind of evidence, a key of `proofs.evidence.APPRAISERS`.
+        kind: The kind of CPU evidence, a key of `proofs.evidence.CPU_APPRAISERS`.
         cpu: Evidence of the confidential VM.
-        gpu: Evidence of the confidential GPU.
+        gpu: Evidence of its GPUs; empty where it has none.
     """
 
     claims: bytes
@@ -37,7 +37,7 @@ class Bundle:
         cbor.as_bytes(self.claims, "the claims", most=MAX_CLAIMS)
         cbor.as_text(self.kind, "the kind of evidence", 32)
         cbor.as_bytes(self.cpu, "the CPU evidence", most=MAX_EVIDENCE)
-        cbor.as_bytes(self.gpu, "the GPU evidence", most=MAX_EVIDENCE)
+        cbor.as_bytes(self.gpu, "the GPU evidence", least=0, most=MAX_EVIDENCE)
 
     def encode(self) -> bytes:
         """The bundle's one encoding."""
@@ -62,7 +62,7 @@ def decode_bundle(data: bytes) -> Bundle:
         cbor.as_bytes(claims, "the claims", most=MAX_CLAIMS),
         cbor.as_text(kind, "the kind of evidence", 32),
         cbor.as_bytes(cpu, "the CPU evidence", most=MAX_EVIDENCE),
-        cbor.as_bytes(gpu, "the GPU evidence", most=MAX_EVIDENCE),
+        cbor.as_bytes(gpu, "the GPU evidence", least=0, most=MAX_EVIDENCE),
     )
 
 

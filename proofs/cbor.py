@@ -122,14 +122,16 @@ def as_list(value: object, what: str, most: int) -> list[object]:
     return list(value)
 
 
-def as_bytes(value: object, what: str, size: int | None = None, most: int = 65535) -> bytes:
-    """`value` as a byte string of exactly `size` bytes, else of 1 to `most`."""
+def as_bytes(
+    value: object, what: str, size: int | None = None, *, least: int = 1, most: int = 65535
+) -> bytes:
+    """`value` as a byte string of exactly `size` bytes, else of `least` to `most`."""
     if type(value) is not bytes:
         raise UnreadableError(f"{what} should be a byte string. Get it again.")
     if size is not None and len(value) != size:
         raise UnreadableError(f"{what} should have {size} bytes, not {len(value)}. Get it again.")
-    if not 0 < len(value) <= most:
-        raise UnreadableError(f"{what} should have 1 to {most} bytes, not {len(value)}.")
+    if not least <= len(value) <= most:
+        raise UnreadableError(f"{what} should have {least} to {most} bytes, not {len(value)}.")
     return value
 
 

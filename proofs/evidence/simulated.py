@@ -24,18 +24,22 @@ from proofs.claims import Claims, Measurements, check_measurements
 from proofs.ed25519 import raw_public, verifies
 from proofs.evidence.base import (
     MAX_EVIDENCE,
-    Appraisal,
+    Collateral,
+    CpuAppraisal,
     Evidence,
+    GpuAppraisal,
+    GpuDevice,
     Problem,
+    Tcb,
     gpu_nonce,
     report_data,
 )
-from proofs.verdict import Subject
 
 KIND = "simulated"
+GPU_LABEL = "sottovoce-simulated-gpu-v1"
 _CERTIFICATE = "sottovoce-simulated-certificate-v1"
 _CPU = "sottovoce-simulated-cpu-v1"
-_GPU = "sottovoce-simulated-gpu-v1"
+_GPU = GPU_LABEL
 _MAX_ADVISORIES = 64
 
 
@@ -147,7 +151,7 @@ class _Report:
     debug: bool
     time: int
     rest: list[object]
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
 
 def _read(data: bytes, label: str, role: str, length: int, bound_size: int) -> _Report:
@@ -160,11 +164,12 @@ def _read(data: bytes, label: str, role: str, length: int, bound_size: int) -> _
     signature = cbor.as_bytes(items[-1], f"{what}'s signature", size=64)
     problems = []
     if not certified:
-        problems.append(f"{what}'s certificate is not signed by the root that it names")
+        text = f"{what}'s certificate is not signed by the root that it names"
+        problems.append(Problem("chain", text))
     if named != role:
-        problems.append(f"{what} comes with a certificate for another role")
+        problems.append(Problem("chain", f"{what} comes with a certificate for another role"))
     if not verifies(public_key, signature, cbor.encode(items[:-1])):
-        problems.append(f"{what} is not signed by its certificate's key")
+        problems.append(Problem("signature", f"{what} is not signed by its certificate's key"))
     return _Report(
         root=root,
         public_key=public_key,
@@ -189,35 +194,48 @@ def _read_certificate(data: bytes, what: str) -> tuple[str, bytes, bytes, bool]:
     return role, public_key, root, verifies(root, signature, cbor.encode(items[:-1]))
 
 
-def appraise(evidence: Evidence, claims: Claims) -> Appraisal:
-    """Judge the signatures, chains and bindings of a simulated platform, and read what it says.
+def appraise_cpu(cpu: bytes, at: int, collateral: Collateral) -> CpuAppraisal:
+    """Judge signatures and chain of a simulated VM's report, and read what it says.
 
     Raises:
         UnreadableError: Evidence of another format.
     """
-    cpu = _read(evidence.cpu, _CPU, "cpu", 9, 64)
-    gpu = _read(evidence.gpu, _GPU, "gpu", 7, 32)
-    measurements = check_measurements(cpu.rest[0], "the CPU report's measurements")
-    listed = cbor.as_list(cpu.rest[1], "the CPU report's advisories", _MAX_ADVISORIES)
-    problems = [Problem(Subject.ORIGIN, text) for text in cpu.problems]
-    problems += [Problem(Subject.GPU, text) for text in gpu.problems]
-    if gpu.root != cpu.root:
-        problems.append(Problem(Subject.GPU, "the GPU's chain ends at another root than the CPU's"))
-    if not hmac.compare_digest(cpu.bound, report_data(claims, evidence.gpu)):
-        problems.append(
-            Problem(
-                Subject.INTEGRITY, "the CPU report was made for other claims or other GPU evidence"
-            )
-        )
-    if not hmac.compare_digest(gpu.bound, gpu_nonce(claims)):
-        problems.append(Problem(Subject.GPU, "the GPU report was made for other keys"))
-    return Appraisal(
-        root=cpu.root,
-        platform_id=hashlib.sha256(cpu.public_key).digest(),
-        measurements=measurements,
-        tcb=min(cpu.tcb, gpu.tcb),
-        advisories=tuple(cbor.as_text(item, "an advisory's id", 64) for item in listed),
-        debug=cpu.debug or gpu.debug,
-        collected_at=min(cpu.time, gpu.time),
-        problems=tuple(problems),
+    report = _read(cpu, _CPU, "cpu", 9, 64)
+    listed = cbor.as_list(report.rest[1], "the CPU report's advisories", _MAX_ADVISORIES)
+    return CpuAppraisal(
+        root=report.root,
+        platform_id=hashlib.sha256(report.public_key).digest(),
+        measurements=check_measurements(report.rest[0], "the CPU report's measurements"),
+        report_data=report.bound,
+        tcb=Tcb(
+            (("svn", report.tcb),),
+            advisories=tuple(cbor.as_text(item, "an advisory's id", 64) for item in listed),
+        ),
+        debug=report.debug,
+        collected_at=report.time,
+        problems=report.problems,
+    )
+
+
+def appraise_gpu(gpu: bytes, at: int, collateral: Collateral) -> GpuAppraisal:
+    """Judge signatures and chain of a simulated GPU's report, and read what it says.
+
+    Raises:
+        UnreadableError: Evidence of another format.
+    """
+    report = _read(gpu, _GPU, "gpu", 7, 32)
+    device = GpuDevice(
+        architecture="SIMULATED",
+        device_id=hashlib.sha256(report.public_key).digest(),
+        confidential=True,
+        debug=report.debug,
+    )
+    return GpuAppraisal(
+        root=report.root,
+        nonce=report.bound,
+        devices=(device,),
+        tcb=Tcb((("svn", report.tcb),)),
+        revocation_checked=True,
+        collected_at=report.time,
+        problems=report.problems,
     )
