@@ -23,9 +23,10 @@ from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Messa
 from runtime.enclave.engines.toy.network import ToyMeta, ToyNetwork, ToyState
 from runtime.enclave.engines.toy.sample import draw
 from runtime.enclave.engines.toy.text import ReplyDecoder, ToyText
+from runtime.enclave.weights import SignedBy, check_manifest
 
 TOY_FOLDER = Path(__file__).parent / "toy"
-_LOADED_FILES = ("meta.json", "model.onnx", "tokenizer.json")
+LOADED_FILES = ("meta.json", "model.onnx", "tokenizer.json")
 _NOTICE = (
     "{model} is a toy for the first five minutes: it makes small talk in English and knows "
     "nothing. For a real model: make run ENGINE=vllm MODEL=<folder or name>"
@@ -59,12 +60,19 @@ class EmbeddedEngine:
 
     name = "embedded"
 
-    def __init__(self, folder: Path = TOY_FOLDER, *, parallel: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path = TOY_FOLDER,
+        *,
+        parallel: int | None = None,
+        signed: SignedBy | None = None,
+    ) -> None:
         """Prepares, loads nothing.
 
         Args:
             folder: Model folder as `tools/train_toy.py` writes it.
             parallel: Most replies in the making at once; by default one per processor.
+            signed: Whose signature the model must have; None loads an unsigned one.
         """
         if parallel is not None and parallel < 1:
             raise ValueError("parallel must be at least 1")
@@ -73,6 +81,7 @@ class EmbeddedEngine:
         self.notice: str | None = None
         self._folder = folder
         self._parallel = parallel or os.cpu_count() or 1
+        self._signed = signed
         self._loaded: _Loaded | None = None
         self._jobs: dict[str, _Job] = {}
 
@@ -80,7 +89,7 @@ class EmbeddedEngine:
         """Loads the model; raises EngineError with a remedy."""
         if self._loaded is not None:
             return
-        loaded = await asyncio.to_thread(_load, self._folder, self._parallel)
+        loaded = await asyncio.to_thread(_load, self._folder, self._parallel, self._signed)
         self.model = loaded.meta.name
         self.context_tokens = loaded.meta.context_tokens
         self.notice = _NOTICE.format(model=self.model)
@@ -177,12 +186,13 @@ class EmbeddedEngine:
         return self._loaded
 
 
-def _load(folder: Path, parallel: int) -> _Loaded:
+def _load(folder: Path, parallel: int, signed: SignedBy | None) -> _Loaded:
     """Reads and hashes the model's files; raises EngineError."""
     try:
         digests = {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _LOADED_FILES
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in LOADED_FILES
         }
+        check_manifest(digests, signed, folder)
         meta = ToyMeta.read(folder)
         text = ToyText(folder, meta.role_tokens)
         network = ToyNetwork(folder, meta)
@@ -194,6 +204,8 @@ def _load(folder: Path, parallel: int) -> _Loaded:
             "with Sottovoce's dependencies; install them again, e.g. with `make run`.",
             code="engine_unavailable",
         ) from error
+    except EngineError:
+        raise
     except OSError as error:
         raise EngineError(
             f"The embedded engine cannot start: {error.filename} could not be read "

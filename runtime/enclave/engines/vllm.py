@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
+from runtime.enclave.weights import SignedBy, check_manifest, digest_files, find_files
 
 # On few cores vLLM's multiprocessing executor spins on the core its own front end needs.
 _CPU_ENVIRONMENT = {
@@ -39,16 +40,20 @@ class VllmEngine:
     Args:
         model: Folder or hub name of a model with a chat template.
         max_model_len: Window in tokens; None takes the model's own.
+        signed: Whose signature the model must have; None loads an unsigned one.
     """
 
     name = "vllm"
 
-    def __init__(self, model: str, *, max_model_len: int | None = None) -> None:
+    def __init__(
+        self, model: str, *, max_model_len: int | None = None, signed: SignedBy | None = None
+    ) -> None:
         self.model = Path(model).name if Path(model).is_dir() else model
         self.context_tokens = max_model_len or 0
         self.notice: str | None = None
         self._source = model
         self._max_model_len = max_model_len
+        self._signed = signed
         self._llm: Any = None
         self._tokenizer: Any = None
         self._manifest: dict[str, str] = {}
@@ -56,7 +61,8 @@ class VllmEngine:
         self._aborted: set[str] = set()
 
     async def start(self) -> None:
-        """Load the model; tens of seconds on a CPU."""
+        """Digest and load the model; tens of seconds on a CPU."""
+        self._manifest = await asyncio.to_thread(_checked_manifest, self._source, self._signed)
         for name, value in _PRIVATE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -112,7 +118,6 @@ class VllmEngine:
             distributed_executor_backend="uni" if on_cpu else None,
             enforce_eager=on_cpu,
         )
-        self._manifest = await asyncio.to_thread(_digest_folder, self._source)
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._tokenizer = self._llm.get_tokenizer()
         self.context_tokens = int(self._llm.model_config.max_model_len)
@@ -126,7 +131,7 @@ class VllmEngine:
             self._llm = None
 
     def manifest(self) -> dict[str, str]:
-        """SHA-256 of each weight, tokenizer and configuration file of a model folder."""
+        """SHA-256 of each file below a model's folder; for a hub's name, of the name alone."""
         return dict(self._manifest)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
@@ -221,15 +226,20 @@ def _parameters(sampling: Sampling, room: int) -> Any:
     )
 
 
-def _digest_folder(source: str) -> dict[str, str]:
+def _checked_manifest(source: str, signed: SignedBy | None) -> dict[str, str]:
     folder = Path(source)
-    if not folder.is_dir():
-        return {"hub": hashlib.sha256(source.encode()).hexdigest()}
-    manifest = {}
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        with file.open("rb") as handle:
-            manifest[file.name] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return manifest
+    if folder.is_dir():
+        names = find_files(folder, signed.file(folder) if signed else None)
+        manifest = digest_files(folder, names)
+        check_manifest(manifest, signed, folder)
+        return manifest
+    if signed is not None:
+        raise EngineError(
+            f"a signature covers the files of a folder, and {source!r} is none; download the model "
+            "first (hf download NAME --local-dir FOLDER) and name the folder",
+            code="model_signature",
+        )
+    return {"hub": hashlib.sha256(source.encode()).hexdigest()}
 
 
 def _reason(error: Exception) -> str:

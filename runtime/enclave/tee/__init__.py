@@ -1,0 +1,1 @@
+"""Evidence of this machine's own hardware: the CPU by the kernel, the GPUs by NVIDIA's driver."""
