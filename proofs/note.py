@@ -1,10 +1,15 @@
-"""Signed notes and verifier keys, c2sp.org/signed-note, with Ed25519 signatures (type 0x01)."""
+"""Signed notes and verifier keys, c2sp.org/signed-note.
+
+Notes are signed and verified here with Ed25519 (type 0x01). Keys of the two cosignature types are
+named, written and read here; what they sign is in `proofs.cosignature`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -14,8 +19,28 @@ from proofs.errors import RefusedError, UnreadableError
 
 MAX_NOTE = 256 * 1024
 MAX_SIGNATURES = 64
-_ED25519 = 0x01
+# The longest cosigner name (255 bytes), id and ML-DSA-44 key in base64 take about 2 KiB.
+MAX_VKEY = 4096
 _DASH = "\u2014 "
+
+
+class KeyType(IntEnum):
+    """Signature types of c2sp.org/signed-note, as far as they are used here."""
+
+    ED25519 = 0x01
+    ED25519_COSIGNATURE = 0x04
+    ML_DSA_44_COSIGNATURE = 0x06
+
+
+# What a key may be for. A log signs notes, a witness makes cosignatures, and neither may stand
+# for the other: a witness's key must not publish a tree, nor a log's key vouch for its own.
+NOTE_KEYS = frozenset({KeyType.ED25519})
+COSIGNER_KEYS = frozenset({KeyType.ED25519_COSIGNATURE, KeyType.ML_DSA_44_COSIGNATURE})
+_KEY_SIZES = {
+    KeyType.ED25519: 32,
+    KeyType.ED25519_COSIGNATURE: 32,
+    KeyType.ML_DSA_44_COSIGNATURE: 1312,
+}
 
 
 def _check_name(name: str) -> None:
@@ -31,51 +56,60 @@ def _is_half(character: str) -> bool:
     return "\ud800" <= character <= "\udfff"
 
 
-def _key_id(name: str, public_key: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n" + bytes([_ED25519]) + public_key).digest()[:4]
-
-
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """An Ed25519 key that may sign notes under a name.
+    """A key that may sign under a name.
 
     Attributes:
         name: The key's name; for a log, its origin.
-        public_key: 32 bytes.
+        public_key: 32 bytes, or 1312 of an ML-DSA-44 key.
+        key_type: What it signs, and how.
     """
 
     name: str
     public_key: bytes
+    key_type: KeyType = KeyType.ED25519
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if len(self.public_key) != 32:
-            raise UnreadableError("A verifier key should have 32 bytes. Copy it again.")
+        size = _KEY_SIZES[self.key_type]
+        if len(self.public_key) != size:
+            raise UnreadableError(f"A verifier key should have {size} bytes. Copy it again.")
 
     @property
     def key_id(self) -> bytes:
         """The 4 bytes that signatures by this key start with."""
-        return _key_id(self.name, self.public_key)
+        return hashlib.sha256(self.name.encode() + b"\n" + self._material).digest()[:4]
+
+    @property
+    def _material(self) -> bytes:
+        return bytes([self.key_type]) + self.public_key
 
     def format(self) -> str:
         """The vkey: `<name>+<key id in hex>+<base64 of type and key>`."""
-        return f"{self.name}+{self.key_id.hex()}+{b64.encode(bytes([_ED25519]) + self.public_key)}"
+        return f"{self.name}+{self.key_id.hex()}+{b64.encode(self._material)}"
 
 
-def parse_vkey(text: str) -> VerifierKey:
-    """Parse a vkey of an Ed25519 key.
+def parse_vkey(text: str, types: frozenset[KeyType] = NOTE_KEYS) -> VerifierKey:
+    """Parse a vkey of one of `types`: those of a log, if nothing else is said.
 
     Raises:
         UnreadableError: Not a vkey, of another type, or with a key id that is not its own.
     """
+    if len(text) > MAX_VKEY:
+        raise UnreadableError(f"A verifier key has at most {MAX_VKEY} characters. Copy it again.")
     # Base64 may hold '+' and names may not, so only the first two separate.
     parts = text.split("+", 2)
     if len(parts) != 3:
         raise UnreadableError("A verifier key has the form name+id+key. Copy it again.")
     material = b64.decode(parts[2], "the verifier key")
-    if len(material) != 33 or material[0] != _ED25519:
-        raise UnreadableError("The verifier key is not of type Ed25519, the one used here.")
-    key = VerifierKey(parts[0], material[1:])
+    if not material or material[0] not in types:
+        wanted = " or ".join(f"0x{number:02x}" for number in sorted(types))
+        raise UnreadableError(
+            f"The verifier key is not of type {wanted}, the one for this use: 0x01 is a log's or "
+            "a signer's key, 0x04 and 0x06 are a witness's."
+        )
+    key = VerifierKey(parts[0], material[1:], KeyType(material[0]))
     if key.format() != text:
         raise UnreadableError("The verifier key's id does not belong to its key. Copy it again.")
     return key
@@ -114,9 +148,10 @@ class Note:
         """Those of `keys` that signed the note; signatures of others are ignored.
 
         Raises:
-            RefusedError: None did, or a signature that names one of them is not by it.
+            RefusedError: None did, a signature that names one of them is not by it, or one of
+                them is a key for cosignatures.
         """
-        known = {(key.name, key.key_id): key for key in keys}
+        known = keys_by_name(keys, NOTE_KEYS)
         signed = []
         for s in self.signatures:
             key = known.get((s.name, s.key_id))
@@ -148,13 +183,36 @@ def parse_note(data: str) -> Note:
     lines = tail[:-1].split("\n")
     if len(lines) > MAX_SIGNATURES:
         raise UnreadableError(f"The note has more than {MAX_SIGNATURES} signatures. Refuse it.")
-    note = Note(text + "\n", tuple(_parse_signature(line) for line in lines))
+    note = Note(text + "\n", tuple(parse_signature(line) for line in lines))
     if note.format() != data:
         raise UnreadableError("The note does not re-encode to itself. Get it again.")
     return note
 
 
-def _parse_signature(line: str) -> Signature:
+def keys_by_name(
+    keys: Iterable[VerifierKey], types: frozenset[KeyType]
+) -> dict[tuple[str, bytes], VerifierKey]:
+    """`keys` by the name and id that stand in signature lines.
+
+    Raises:
+        RefusedError: One is not of `types`.
+    """
+    known = {(key.name, key.key_id): key for key in keys}
+    for key in known.values():
+        if key.key_type not in types:
+            raise RefusedError(
+                f"The key {key.name} is pinned for what its type 0x{key.key_type:02x} cannot "
+                "sign: logs have keys of type 0x01, witnesses of 0x04 or 0x06. Pin the right one."
+            )
+    return known
+
+
+def parse_signature(line: str) -> Signature:
+    """Parse a signature line, without its newline.
+
+    Raises:
+        UnreadableError: No such line, or one that does not re-encode to itself.
+    """
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH) or not space:
         raise UnreadableError("A signature line of the note is malformed. Get the note again.")

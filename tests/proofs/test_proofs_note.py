@@ -1,12 +1,25 @@
 """Signed notes, checkpoints and log proofs: the published examples, and what must be refused."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from proofs_support import LOG, private_key, prove
 
 from proofs import b64, merkle
 from proofs.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from proofs.cosignature import Cosigner
 from proofs.errors import RefusedError, UnreadableError
-from proofs.note import MAX_SIGNATURES, Note, Signature, Signer, parse_note, parse_vkey
+from proofs.note import (
+    COSIGNER_KEYS,
+    MAX_SIGNATURES,
+    MAX_VKEY,
+    KeyType,
+    Note,
+    Signature,
+    Signer,
+    VerifierKey,
+    parse_note,
+    parse_vkey,
+)
 from proofs.tlogproof import TlogProof, parse_tlog_proof
 
 # Printed in c2sp.org/signed-note.
@@ -116,6 +129,47 @@ def test_malformed_verifier_keys_are_unreadable(vkey: str) -> None:
     """A verifier key with a typing error anywhere is not silently another key."""
     with pytest.raises(UnreadableError):
         parse_vkey(vkey)
+
+
+COSIGNERS = [
+    Cosigner("witness.example/w1", private_key(11)).verifier,
+    Cosigner("witness.example/w1", MLDSA44PrivateKey.from_seed_bytes(bytes(32))).verifier,
+]
+
+
+@pytest.mark.parametrize("key", COSIGNERS, ids=["ed25519", "ml-dsa-44"])
+def test_cosigners_keys_have_one_spelling(key: VerifierKey) -> None:
+    """A witness's vkey is read as strictly as a log's: cut, continued or retyped it is none."""
+    vkey = key.format()
+    assert parse_vkey(vkey, COSIGNER_KEYS) == key
+    name, key_id, material = vkey.split("+", 2)
+    raw = b64.decode(material, "key")
+    ends = [*range(100), len(vkey) - 4, len(vkey) - 1] if len(vkey) > 200 else range(len(vkey))
+    broken = [vkey[:end] for end in ends if end < len(vkey)]
+    broken += [vkey + tail for tail in (" ", "\n", "=", "AAAA")]
+    for other in range(256):
+        if other != raw[0]:
+            broken.append(f"{name}+{key_id}+{b64.encode(bytes([other]) + raw[1:])}")
+    for text in broken:
+        with pytest.raises(UnreadableError):
+            parse_vkey(text, COSIGNER_KEYS)
+
+
+def test_a_key_id_is_of_name_type_and_key() -> None:
+    """The same bytes under another type or name are another key, as the specification wants."""
+    raw = private_key(11).public_key().public_bytes_raw()
+    keys = [
+        VerifierKey(name, raw, key_type)
+        for name in ("a", "b")
+        for key_type in (KeyType.ED25519, KeyType.ED25519_COSIGNATURE)
+    ]
+    assert len({key.key_id for key in keys}) == len(keys)
+
+
+def test_long_verifier_keys_are_refused_unread() -> None:
+    """The limit is looked at before base64 is."""
+    with pytest.raises(UnreadableError, match=str(MAX_VKEY)):
+        parse_vkey("x" * MAX_VKEY + VKEY, COSIGNER_KEYS)
 
 
 def test_checkpoint_round_trip() -> None:
