@@ -1,4 +1,4 @@
-"""From single checks to verdicts: collects what held and what did not, per subject."""
+"""From single checks to steps and verdicts: collects what held and what did not."""
 
 from __future__ import annotations
 
@@ -7,48 +7,145 @@ from dataclasses import dataclass, field
 
 from proofs.errors import RefusedError
 from proofs.policy import Policy
+from proofs.steps import Check, Step
 from proofs.verdict import Status, Subject, Verdict, verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step fails: a stable word for programs, a text for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Noted:
+    seen: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    blocked: bool = False
 
 
 @dataclass(slots=True)
 class Findings:
-    """Collects, per subject, what fails and what was seen; verdicts come out in fixed order."""
+    """Collects, per step, what fails and what was seen; everything comes out in fixed order.
 
-    simulated: bool
-    failed: dict[Subject, list[str]] = field(default_factory=dict)
-    seen: dict[Subject, list[str]] = field(default_factory=dict)
-    skipped: dict[Subject, str] = field(default_factory=dict)
+    Attributes:
+        simulated: Whether no hardware stands behind the evidence.
+        witnesses: How many witnesses had to cosign the log's tree.
+        again: Whether the keys were attested once more after the turn.
+    """
 
-    def check(self, subject: Subject, holds: bool, seen: str, otherwise: str) -> None:
-        """Note `seen` where it holds, else `otherwise`, what is wrong and what to do."""
-        (self.seen if holds else self.failed).setdefault(subject, []).append(
-            seen if holds else otherwise
+    simulated: bool = False
+    witnesses: int = 0
+    again: bool = False
+    _noted: dict[Check, _Noted] = field(default_factory=dict)
+
+    def _at(self, check: Check) -> _Noted:
+        return self._noted.setdefault(check, _Noted())
+
+    def see(self, check: Check, seen: str) -> None:
+        """Note what held."""
+        self._at(check).seen.append(seen)
+
+    def fail(self, check: Check, code: str, text: str) -> None:
+        """Note what does not hold: a stable word, and what is wrong."""
+        self._at(check).failed.append(Failure(code, text))
+
+    def check(self, check: Check, holds: bool, seen: str, code: str, otherwise: str) -> None:
+        """Note `seen` where it holds, else the failure."""
+        if holds:
+            self.see(check, seen)
+        else:
+            self.fail(check, code, otherwise)
+
+    def attempt(self, check: Check, code: str, step: Callable[[], str]) -> bool:
+        """Run a step that returns what it saw or refuses; unreadable input ends everything.
+
+        Returns:
+            Whether it held.
+        """
+        try:
+            self.see(check, step())
+        except RefusedError as error:
+            self.fail(check, code, str(error).rstrip("."))
+            return False
+        return True
+
+    def skip(self, check: Check, why: str) -> None:
+        """Note that nothing was checked, which is no failure.
+
+        A subject's verdict is then left to its other steps, and unchecked where it has none.
+        """
+        self._at(check).skipped.append(why)
+
+    def block(self, check: Check, why: str) -> None:
+        """Note that a step could not be taken: its subject stays unchecked, whatever else held."""
+        self.skip(check, why)
+        self._at(check).blocked = True
+
+    def failures(self, subjects: Iterable[Subject] = tuple(Subject)) -> tuple[Failure, ...]:
+        """Every failure of those subjects, in the order of the steps."""
+        wanted = set(subjects)
+        return tuple(
+            failure
+            for check, noted in self._ordered()
+            if check.subject in wanted
+            for failure in noted.failed
         )
 
-    def attempt(self, subject: Subject, step: Callable[[], str]) -> None:
-        """Run a step that returns what it saw or refuses; unreadable input ends everything."""
-        try:
-            self.check(subject, True, step(), "")
-        except RefusedError as error:
-            self.check(subject, False, "", str(error).rstrip("."))
+    def _ordered(self) -> list[tuple[Check, _Noted]]:
+        return sorted(self._noted.items(), key=lambda item: item[0].number)
 
-    def skip(self, subject: Subject, why: str) -> None:
-        """Note that nothing was checked, which is no failure."""
-        self.skipped[subject] = why
+    def steps(self) -> tuple[Step, ...]:
+        """Every step that was come to, by number."""
+        return tuple(_step(check, noted) for check, noted in self._ordered())
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """One verdict for each subject."""
         return tuple(self._verdict(subject) for subject in Subject)
 
     def _verdict(self, subject: Subject) -> Verdict:
-        if subject in self.failed:
-            status, told = Status.FAILS, "; ".join(self.failed[subject])
-        elif subject in self.skipped or subject not in self.seen:
-            status = Status.NOT_CHECKED
-            told = self.skipped.get(subject, "nothing about it could be checked")
+        noted = [one for check, one in self._ordered() if check.subject is subject]
+        failed = [failure for one in noted for failure in one.failed]
+        seen = [text for one in noted for text in one.seen]
+        skipped = [text for one in noted for text in one.skipped]
+        if failed:
+            status, told = Status.FAILS, [failure.text for failure in failed]
+        elif not seen or any(one.blocked for one in noted):
+            status, told = Status.NOT_CHECKED, skipped or ["nothing about it could be checked"]
         else:
-            status, told = Status.HOLDS, "; ".join(self.seen[subject])
-        return verdict(subject, status, told, simulated=self.simulated)
+            status, told = Status.HOLDS, seen
+        codes = tuple(dict.fromkeys(failure.code for failure in failed))
+        return verdict(
+            subject,
+            status,
+            "; ".join(told),
+            codes=codes,
+            simulated=self.simulated,
+            witnesses=self.witnesses,
+            again=self.again,
+        )
+
+
+def _step(check: Check, noted: _Noted) -> Step:
+    if noted.failed:
+        status, told = Status.FAILS, [failure.text for failure in noted.failed]
+    elif not noted.seen:
+        status, told = Status.NOT_CHECKED, noted.skipped
+    else:
+        status, told = Status.HOLDS, noted.seen
+    codes = tuple(dict.fromkeys(failure.code for failure in noted.failed))
+    return Step(
+        check.number,
+        check.title,
+        check.subject,
+        status,
+        "; ".join(told),
+        check.meaning,
+        codes,
+    )
 
 
 def holding(verdicts: Iterable[Verdict], policy: Policy) -> bool:
@@ -58,6 +155,8 @@ def holding(verdicts: Iterable[Verdict], policy: Policy) -> bool:
         optional.add(Subject.CUSTODY)
     if not policy.require_inclusion:
         optional.add(Subject.INCLUSION)
+    if not policy.gpu.required:
+        optional.add(Subject.GPU)
     return all(
         v.status is Status.HOLDS or (v.status is Status.NOT_CHECKED and v.name in optional)
         for v in verdicts

@@ -1,49 +1,89 @@
-"""Offline verification of attestation bundles, receipts and disclosures.
+"""Offline verification of attestation bundles, receipts, disclosures and their parts.
 
-No network, no clock: the evaluation time is an argument. The steps, as numbered in the code:
+No network, no clock: the evaluation time is an argument. The steps, as numbered in every report:
 
- (1) Decode the bundle and its claims; whatever does not re-encode to itself is unreadable.
+ (1) Integrity: bundle and claims are read; what does not re-encode to itself is unreadable.
  (2) Origin: the policy accepts the kind of evidence.
- (3) Origin: signatures and chains hold and end at a pinned root.
- (4) Origin: the platform measured what the claims say, the policy allows it, debug is off.
- (5) Integrity: the CPU signed exactly these claims and this GPU evidence.
- (6) Inclusion: the bundle's entry stands in the tree of a checkpoint that a pinned log signed.
- (7) Freshness: the claims are valid, the evidence is young enough and not from the future.
- (8) TCB: at or above the floor, under no refused advisory.
- (9) Custody: somebody whom the policy names vouches for the platform.
-(10) GPU: its signature and chain hold and its nonce derives from these keys.
+ (3) Origin: the CPU's signatures and chain hold.
+ (4) Origin: the chain ends at a pinned root.
+ (5) Origin: the platform measured what the claims say; the policy, or a signed release that the
+     claims name, allows it; the model is one that the policy names.
+ (6) Origin: debug is off.
+ (7) Integrity: the CPU signed exactly these claims and this GPU evidence.
+ (8) Freshness: the claims are valid.
+ (9) Freshness: the evidence is young enough and not from the future.
+(10) TCB: at or above the floors, of a status that passes, under no refused advisory, of no revoked
+     release; judged again where newer collateral is given.
+(11) Custody: somebody whom the policy names vouches for the platform.
+(12) GPU: its signatures and chain hold and end at a pinned root, and it is as real as the CPU.
+(13) GPU: its nonce derives from these keys.
+(14) GPU: number, mode, driver, firmware and measurements are as the policy wants.
+(15) Inclusion: the bundle's entry stands in the tree of a checkpoint that a pinned log signed and
+     as many pinned witnesses cosigned as the policy wants.
 
-A disclosure adds, with freshness judged at the receipt's time:
+A disclosure adds, with everything but the TCB judged at the receipt's time:
 
-(11) Decode the disclosure and the receipt.
-(12) Integrity: the claims' receipt key signed the receipt, and the receipt names this bundle,
-     release and model manifest.
-(13) Inclusion: the receipt's entry stands in a pinned log, too.
-(14) Freshness: the receipt is not from the future.
+(16) Integrity: the claims' receipt key signed the receipt, and the receipt names this bundle, its
+     epoch, release and model manifest, and one of its key configurations.
+(17) Integrity: what was said, where it is disclosed, is what the receipt commits to.
+(18) Inclusion: the receipt's entry stands in a pinned log, as (15).
+(19) Inclusion: a COSE Receipt of the same log says the same.
+(20) Freshness: the receipt is not from the future.
+(21) Freshness: the next epoch's evidence over the same keys, of the same machine, holds by steps
+     (2) to (15) and was collected after the turn; its TCB counts for (10).
+
+A checkpoint alone:
+
+(22) Inclusion: a pinned log signed it.
+(23) Inclusion: as many pinned witnesses cosigned it as the policy wants.
 """
 
 from __future__ import annotations
 
-import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Never, final
 
 from proofs.bundle import Bundle, bundle_entry, decode_bundle
-from proofs.checkpoint import Checkpoint
+from proofs.checkpoint import Checkpoint, parse_checkpoint
 from proofs.claims import Claims, decode_claims
-from proofs.disclosure import decode_disclosure
+from proofs.disclosure import Disclosure, Later, decode_disclosure
+from proofs.enclavesteps import CLOCK_SKEW_S, Moment, check_enclave
 from proofs.errors import RefusedError
-from proofs.evidence import APPRAISERS
-from proofs.evidence.base import Appraisal, Evidence
+from proofs.evidence.base import NO_COLLATERAL, Collateral, CpuAppraisal
 from proofs.evidence.simulated import KIND as SIMULATED
-from proofs.findings import Findings, holding
+from proofs.evidencecache import EvidenceCache
+from proofs.evidenceonly import verify_evidence
+from proofs.findings import Findings
+from proofs.logsteps import check_cose, check_head, check_logged, require_witnesses
+from proofs.note import parse_note
 from proofs.policy import Policy
-from proofs.receipt import Receipt, SignedReceipt, decode_receipt, receipt_entry
+from proofs.receipt import Receipt, decode_receipt, receipt_entry
+from proofs.receiptsteps import check_receipt, check_said
+from proofs.report import BundleReport, CheckpointReport, EvidenceReport, Judgement, Report, judge
+from proofs.steps import Check, Step
 from proofs.tlogproof import parse_tlog_proof
 from proofs.verdict import Status, Subject, Verdict
 
-# Clocks of honest machines differ; a device that is two minutes slow still connects.
-CLOCK_SKEW_S = 120
+__all__ = [
+    "CLOCK_SKEW_S",
+    "AttestedEnclave",
+    "BundleReport",
+    "CheckpointReport",
+    "EvidenceCache",
+    "EvidenceReport",
+    "Judgement",
+    "Report",
+    "Step",
+    "judge_bundle",
+    "verify_bundle",
+    "verify_disclosed",
+    "verify_disclosure",
+    "verify_evidence",
+    "verify_published",
+    "verify_receipt",
+    "verify_settled",
+]
 
 
 @final
@@ -77,59 +117,23 @@ class AttestedEnclave:
         return self.claims.key_configs
 
 
-def _attested(
-    bundle: Bundle, claims: Claims, verdicts: tuple[Verdict, ...], simulated: bool
-) -> AttestedEnclave:
+def _attested(report: BundleReport) -> AttestedEnclave:
     enclave = object.__new__(AttestedEnclave)
-    object.__setattr__(enclave, "enclave_id", bundle.digest.hex())
-    object.__setattr__(enclave, "claims", claims)
-    object.__setattr__(enclave, "verdicts", verdicts)
-    object.__setattr__(enclave, "simulated", simulated)
+    object.__setattr__(enclave, "enclave_id", report.enclave_id)
+    object.__setattr__(enclave, "claims", report.claims)
+    object.__setattr__(enclave, "verdicts", report.verdicts)
+    object.__setattr__(enclave, "simulated", report.simulated)
     return enclave
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came out of a disclosure.
-
-    Attributes:
-        verdicts: All seven, in fixed order.
-        receipt: The receipt; believe it only where `holds`.
-        claims: The claims of the enclave that it names.
-        enclave_id: Hex of the bundle's digest.
-        simulated: Whether no hardware stands behind it.
-        evaluated_at: Unix seconds, as given.
-        holds: Whether no verdict fails and everything that the policy requires was checked.
-    """
-
-    verdicts: tuple[Verdict, ...]
-    receipt: Receipt
-    claims: Claims
-    enclave_id: str
-    simulated: bool
-    evaluated_at: int
-    holds: bool
-
-    def to_json(self) -> dict[str, object]:
-        """The report as a JSON object; digests in hex."""
-        shown = {
-            name: value.hex() if isinstance(value, bytes) else value
-            for name in Receipt.__slots__
-            for value in [getattr(self.receipt, name)]
-        }
-        return {
-            "holds": self.holds,
-            "simulated": self.simulated,
-            "evaluated_at": self.evaluated_at,
-            "enclave_id": self.enclave_id,
-            "engine": self.claims.engine,
-            "model": self.claims.model,
-            "receipt": {**shown, "outcome": str(self.receipt.outcome)},
-            "verdicts": [v.to_json() for v in self.verdicts],
-        }
-
-
-def verify_bundle(bundle: bytes, inclusion: str | None, policy: Policy, at: int) -> AttestedEnclave:
+def verify_bundle(
+    bundle: bytes,
+    inclusion: str | None,
+    policy: Policy,
+    at: int,
+    *,
+    collateral: Collateral = NO_COLLATERAL,
+) -> AttestedEnclave:
     """Verify an attestation bundle before sealing anything to its keys.
 
     Args:
@@ -137,157 +141,68 @@ def verify_bundle(bundle: bytes, inclusion: str | None, policy: Policy, at: int)
         inclusion: Text of its log proof, where there is one.
         policy: What is acceptable.
         at: Unix seconds, now.
+        collateral: What vendors have published since the evidence was collected.
 
     Raises:
         UnreadableError: Not a bundle, or not a log proof.
         RefusedError: It does not hold; carries the verdicts.
     """
-    # (1)
-    decoded = decode_bundle(bundle)
-    claims = decode_claims(decoded.claims)
-    findings = Findings(simulated=decoded.kind == SIMULATED)
-    _check_evidence(findings, decoded, claims, policy, at)
-    _check_inclusion(findings, "the bundle", bundle_entry(bundle), inclusion, policy)  # (6)
-    verdicts = findings.verdicts()
-    if not holding(verdicts, policy):
-        _refuse("The enclave is not to be trusted", verdicts)
-    return _attested(decoded, claims, verdicts, findings.simulated)
+    report = judge_bundle(bundle, inclusion, policy, at, collateral=collateral)
+    if not report.holds:
+        _refuse("The enclave is not to be trusted", report.verdicts)
+    return _attested(report)
+
+
+def judge_bundle(
+    bundle: bytes,
+    inclusion: str | None,
+    policy: Policy,
+    at: int,
+    *,
+    collateral: Collateral = NO_COLLATERAL,
+) -> BundleReport:
+    """The same as a report, for who wants to look at a bundle and not to use it.
+
+    Raises:
+        UnreadableError: Not a bundle, or not a log proof.
+    """
+    read = _read(bundle)
+    findings = _findings(read, policy)
+    check_enclave(findings, read.bundle, read.claims, policy, Moment(at, at, collateral))
+    check_logged(findings, Check.BUNDLE_LOGGED, read.entry, inclusion, policy)
+    return BundleReport(*judge(findings, policy, at), read.claims, read.digest.hex())
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A bundle that was read, with its digest and its log entry."""
+
+    bundle: Bundle
+    claims: Claims
+    digest: bytes
+    entry: bytes
+
+
+def _read(data: bytes) -> _Read:
+    """Step (1)."""
+    bundle = decode_bundle(data)
+    return _Read(bundle, decode_claims(bundle.claims), bundle.digest, bundle_entry(data))
+
+
+def _read_once(data: bytes, cache: EvidenceCache | None) -> _Read:
+    return _read(data) if cache is None else cache.once(data, partial(_read, data))
+
+
+def _findings(read: _Read, policy: Policy) -> Findings:
+    simulated = read.bundle.kind == SIMULATED
+    findings = Findings(simulated=simulated, witnesses=policy.min_witnesses)
+    findings.see(Check.READ, "every part is in its one encoding")
+    return findings
 
 
 def _refuse(message: str, verdicts: tuple[Verdict, ...]) -> Never:
     failed = "; ".join(f"{v.name}: {v.detail}" for v in verdicts if v.status is not Status.HOLDS)
     raise RefusedError(f"{message}. Send it nothing. {failed}.", verdicts)
-
-
-def _check_evidence(
-    findings: Findings, bundle: Bundle, claims: Claims, policy: Policy, at: int
-) -> None:
-    """Steps (2) to (5) and (7) to (10)."""
-    # (2)
-    findings.check(
-        Subject.ORIGIN,
-        policy.accepts_kind(bundle.kind),
-        f"{bundle.kind} evidence, which the policy accepts",
-        f"the policy does not accept {bundle.kind} evidence",
-    )
-    appraise = APPRAISERS.get(bundle.kind)
-    if appraise is None:
-        return
-    appraisal = appraise(Evidence(bundle.cpu, bundle.gpu), claims)
-    _check_signatures(findings, bundle.kind, appraisal, policy)
-    _check_software(findings, bundle.kind, claims, appraisal, policy)
-    _check_freshness(findings, claims, appraisal, policy, at)
-    _check_platform(findings, appraisal, policy)
-
-
-def _check_signatures(findings: Findings, kind: str, appraisal: Appraisal, policy: Policy) -> None:
-    """Steps (3), (5) and (10)."""
-    holding = {
-        Subject.ORIGIN: "signatures and chain hold",
-        Subject.INTEGRITY: "the CPU signed exactly these claims and this GPU evidence",
-        Subject.GPU: "the GPU's signature and chain hold, its nonce derives from these keys",
-    }
-    for subject, seen in holding.items():
-        texts = [p.text for p in appraisal.problems if p.subject is subject]
-        findings.check(subject, not texts, seen, "; ".join(texts))
-    findings.check(
-        Subject.ORIGIN,
-        policy.accepts_root(kind, appraisal.root),
-        f"the chain ends at root {appraisal.root.hex()[:16]}",
-        "the chain ends at a root that the policy does not pin",
-    )
-
-
-def _check_software(
-    findings: Findings, kind: str, claims: Claims, appraisal: Appraisal, policy: Policy
-) -> None:
-    """Step (4)."""
-    findings.check(
-        Subject.ORIGIN,
-        appraisal.measurements == claims.measurements,
-        "the platform measured what the claims say",
-        "the platform measured other software than the claims say",
-    )
-    findings.check(
-        Subject.ORIGIN,
-        policy.accepts_measurements(kind, appraisal.measurements),
-        "the policy allows this software",
-        "the policy allows no software with these measurements",
-    )
-    findings.check(
-        Subject.ORIGIN,
-        policy.allow_debug or not appraisal.debug,
-        "in debug mode, which the policy allows" if appraisal.debug else "debug is off",
-        "the platform is in debug mode: its operator can read everything",
-    )
-
-
-def _check_freshness(
-    findings: Findings, claims: Claims, appraisal: Appraisal, policy: Policy, at: int
-) -> None:
-    """Step (7)."""
-    findings.check(
-        Subject.FRESHNESS,
-        claims.not_before - CLOCK_SKEW_S <= at <= claims.not_after,
-        f"the keys are valid from {claims.not_before} to {claims.not_after}",
-        f"the keys are valid from {claims.not_before} to {claims.not_after}, not at {at}",
-    )
-    age = at - appraisal.collected_at
-    findings.check(
-        Subject.FRESHNESS,
-        -CLOCK_SKEW_S <= age <= policy.max_age_s,
-        f"the evidence was {max(age, 0)} s old",
-        f"the evidence was {age} s old, and the policy accepts 0 to {policy.max_age_s} s",
-    )
-
-
-def _check_platform(findings: Findings, appraisal: Appraisal, policy: Policy) -> None:
-    """Steps (8) and (9)."""
-    # (8)
-    findings.check(
-        Subject.TCB,
-        appraisal.tcb >= policy.min_tcb,
-        f"TCB number {appraisal.tcb}, the floor is {policy.min_tcb}",
-        f"TCB number {appraisal.tcb} is below the floor of {policy.min_tcb}",
-    )
-    refused = sorted(set(appraisal.advisories) & set(policy.refused_advisories))
-    findings.check(
-        Subject.TCB,
-        not refused,
-        f"advisories: {', '.join(appraisal.advisories) or 'none'}",
-        f"under refused advisories: {', '.join(refused)}",
-    )
-    # (9)
-    if policy.custody.kind == "none":
-        findings.skip(Subject.CUSTODY, "the policy names nobody who vouches for the machine")
-    else:
-        findings.check(
-            Subject.CUSTODY,
-            appraisal.platform_id in policy.custody.platforms,
-            f"platform {appraisal.platform_id.hex()[:16]}, {policy.custody.kind}",
-            f"platform {appraisal.platform_id.hex()} is not on the {policy.custody.kind} list",
-        )
-
-
-def _check_inclusion(
-    findings: Findings, what: str, entry: bytes, proof: str | None, policy: Policy
-) -> None:
-    """Step (6), and (13) with a receipt's entry."""
-    if not policy.require_inclusion and (proof is None or not policy.log_keys):
-        findings.skip(Subject.INCLUSION, "the policy does not require it")
-        return
-    if proof is None:
-        findings.check(Subject.INCLUSION, False, "", f"{what} comes without a log proof")
-        return
-    findings.attempt(
-        Subject.INCLUSION,
-        lambda: _included(what, entry, proof, policy),
-    )
-
-
-def _included(what: str, entry: bytes, proof: str, policy: Policy) -> str:
-    checkpoint = parse_tlog_proof(proof).verify(entry, policy.log_keys)
-    return f"{what} stands in the log {checkpoint.origin} of size {checkpoint.size}"
 
 
 def verify_receipt(receipt: bytes, enclave: AttestedEnclave) -> Receipt:
@@ -299,8 +214,8 @@ def verify_receipt(receipt: bytes, enclave: AttestedEnclave) -> Receipt:
     """
     decoded = decode_receipt(receipt)
     findings = Findings(simulated=enclave.simulated)
-    _check_receipt(findings, decoded, enclave.enclave_id, enclave.claims)
-    if Subject.INTEGRITY in findings.failed:
+    check_receipt(findings, decoded, bytes.fromhex(enclave.enclave_id), enclave.claims)
+    if findings.failures():
         failed = tuple(v for v in findings.verdicts() if v.name is Subject.INTEGRITY)
         raise RefusedError(f"The receipt is not to be relied on. {failed[0].detail}.", failed)
     return decoded.unverified
@@ -311,43 +226,51 @@ def verify_settled(receipt: bytes, proof: str, policy: Policy) -> Checkpoint:
 
     Raises:
         UnreadableError: Not a log proof.
-        RefusedError: The proof does not hold for this receipt and these logs.
+        RefusedError: The proof does not hold for this receipt and these logs, or too few of the
+            pinned witnesses cosigned.
     """
-    return parse_tlog_proof(proof).verify(receipt_entry(receipt), policy.log_keys)
+    parsed = parse_tlog_proof(proof)
+    checkpoint = parsed.verify(receipt_entry(receipt), policy.log_keys)
+    require_witnesses(parsed.checkpoint, policy)
+    return checkpoint
 
 
-def _check_receipt(
-    findings: Findings, receipt: SignedReceipt, enclave_id: str, claims: Claims
-) -> None:
-    """Step (12)."""
-    stated = receipt.unverified
-    findings.attempt(Subject.INTEGRITY, lambda: _signed(receipt, claims))
-    findings.check(
-        Subject.INTEGRITY,
-        hmac.compare_digest(stated.enclave, bytes.fromhex(enclave_id)),
-        "the receipt names this bundle",
-        "the receipt names another bundle",
-    )
-    findings.check(
-        Subject.INTEGRITY,
-        (stated.release, stated.model_manifest) == (claims.release, claims.model_manifest),
-        "release and model are those of the claims",
-        "the receipt names another release or model than the claims",
-    )
+def verify_published(note: str, policy: Policy, at: int) -> CheckpointReport:
+    """Verify a checkpoint as a log publishes it.
+
+    Args:
+        note: The signed note.
+        policy: Pins logs and witnesses.
+        at: Unix seconds, for the report alone.
+
+    Raises:
+        UnreadableError: Not a checkpoint.
+    """
+    parsed = parse_note(note)
+    checkpoint = parse_checkpoint(parsed.text)
+    findings = Findings(witnesses=policy.min_witnesses)
+    check_head(findings, parsed, policy)
+    need = frozenset({Subject.INCLUSION})
+    return CheckpointReport(*judge(findings, policy, at, need), checkpoint)
 
 
-def _signed(receipt: SignedReceipt, claims: Claims) -> str:
-    receipt.verify(claims.receipt_key)
-    return "the attested key signed the receipt"
-
-
-def verify_disclosure(data: bytes, policy: Policy, at: int) -> Report:
+def verify_disclosure(
+    data: bytes,
+    policy: Policy,
+    at: int,
+    *,
+    collateral: Collateral = NO_COLLATERAL,
+    cache: EvidenceCache | None = None,
+) -> Report:
     """Verify a disclosed receipt, alone and offline.
 
     Args:
         data: The whole file.
         policy: What is acceptable.
         at: Unix seconds at which to judge; verdicts depend on nothing else.
+        collateral: What vendors have published since; judges the TCB, and whatever the evidence
+            brought no collateral of its own for.
+        cache: Where appraisals of the same evidence are remembered between calls.
 
     Returns:
         The report; ask its `holds`. A receipt that does not hold raises nothing here.
@@ -355,34 +278,120 @@ def verify_disclosure(data: bytes, policy: Policy, at: int) -> Report:
     Raises:
         UnreadableError: Not a disclosure, or damaged.
     """
-    # (11), (1)
-    disclosure = decode_disclosure(data)
-    receipt = decode_receipt(disclosure.receipt)
-    bundle = decode_bundle(disclosure.bundle)
-    claims = decode_claims(bundle.claims)
-    findings = Findings(simulated=bundle.kind == SIMULATED)
-    time = receipt.unverified.time
-    _check_evidence(findings, bundle, claims, policy, time)
-    enclave_id = bundle.digest.hex()
-    _check_receipt(findings, receipt, enclave_id, claims)  # (12)
-    for what, entry, proof in (  # (6), (13)
-        ("the receipt", receipt_entry(disclosure.receipt), disclosure.receipt_proof),
-        ("the bundle", bundle_entry(disclosure.bundle), disclosure.bundle_proof),
+    disclosed = decode_disclosure(data)
+    return verify_disclosed(disclosed, policy, at, collateral=collateral, cache=cache)
+
+
+def verify_disclosed(
+    disclosed: Disclosure,
+    policy: Policy,
+    at: int,
+    *,
+    collateral: Collateral = NO_COLLATERAL,
+    cache: EvidenceCache | None = None,
+) -> Report:
+    """The same of a disclosure taken apart, such as one of an archive; raises the same."""
+    receipt = decode_receipt(disclosed.receipt)
+    read = _read_once(disclosed.bundle, cache)
+    findings = _findings(read, policy)
+    stated, claims = receipt.unverified, read.claims
+    moment = Moment(stated.time, at, collateral, cache)
+    cpu = check_enclave(findings, read.bundle, claims, policy, moment)
+    proof = disclosed.bundle_proof
+    check_logged(findings, Check.BUNDLE_LOGGED, read.entry, proof, policy, cache=cache)
+    check_receipt(findings, receipt, read.digest, claims)
+    check_said(findings, stated, disclosed.said)
+    entry = receipt_entry(disclosed.receipt)
+    tree = check_logged(findings, Check.RECEIPT_LOGGED, entry, disclosed.receipt_proof, policy)
+    check_cose(findings, disclosed.cose_receipt, entry, tree, policy)
+    findings.check(  # (20)
+        Check.RECEIPT_TIME,
+        stated.time <= at,
+        f"the turn ended {at - stated.time} s before the time of this verdict",
+        "receipt_from_future",
+        f"the receipt's time {stated.time} lies after the time of this verdict, {at}",
+    )
+    if disclosed.later is None:
+        _check_no_later(findings, policy)
+    else:
+        first = _Epoch(claims, cpu, stated.time)
+        _check_later(findings, disclosed.later, first, policy, moment)
+    return Report(*judge(findings, policy, at), stated, claims, read.digest.hex())
+
+
+def _check_no_later(findings: Findings, policy: Policy) -> None:
+    """Step (21) where no later epoch is disclosed."""
+    if policy.require_later_epoch:
+        text = "no later evidence over the same keys comes along, and the policy requires it"
+        findings.fail(Check.LATER, "later_missing", text)
+    else:
+        findings.skip(Check.LATER, "the keys were attested before the turn alone")
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """What the next epoch must continue: the claims, their evidence, and when the turn ended."""
+
+    claims: Claims
+    cpu: CpuAppraisal | None
+    ended: int
+
+
+def _check_later(
+    findings: Findings, later: Later, first: _Epoch, policy: Policy, moment: Moment
+) -> None:
+    """Step (21): whatever fails in the later bundle fails here, its code after `later_`.
+
+    Only its TCB counts for the verdict on that, so that news about a machine turns no other.
+    """
+    read, cache = _read_once(later.bundle, moment.cache), moment.cache
+    inner, claims = _findings(read, policy), read.claims
+    collected = claims.not_before
+    cpu = check_enclave(inner, read.bundle, claims, policy, replace(moment, turn=collected))
+    check_logged(inner, Check.BUNDLE_LOGGED, read.entry, later.proof, policy, cache=cache)
+    for one in inner.failures({Subject.TCB}):
+        findings.fail(Check.TCB, f"later_{one.code}", f"later evidence: {one.text}")
+    faults = [
+        (f"later_{one.code}", f"later evidence: {one.text}")
+        for one in inner.failures(set(Subject) - {Subject.TCB})
+    ]
+    for holds, code, text in (
+        (
+            (claims.receipt_key, claims.key_configs)
+            == (first.claims.receipt_key, first.claims.key_configs),
+            "later_other_keys",
+            "the later claims are of other keys",
+        ),
+        (
+            claims.epoch == first.claims.epoch + 1,
+            "later_other_epoch",
+            f"the later claims are of epoch {claims.epoch}, not of {first.claims.epoch + 1}",
+        ),
+        (
+            collected >= first.ended - CLOCK_SKEW_S,
+            "later_too_early",
+            f"the later evidence is of {collected}, {first.ended - collected} s before the turn "
+            "ended",
+        ),
+        (
+            collected <= moment.now + CLOCK_SKEW_S,
+            "later_from_future",
+            f"the later evidence is of {collected}, after the time of this verdict",
+        ),
+        (
+            first.cpu is None or cpu is None or cpu.platform_id == first.cpu.platform_id,
+            "later_other_platform",
+            "the later evidence is of another machine: the keys left the one they were made on",
+        ),
     ):
-        _check_inclusion(findings, what, entry, proof, policy)
-    findings.check(  # (14)
-        Subject.FRESHNESS,
-        time <= at,
-        f"the turn ended {at - time} s before the time of this verdict",
-        f"the receipt's time {time} lies after the time of this verdict, {at}",
-    )
-    verdicts = findings.verdicts()
-    return Report(
-        verdicts=verdicts,
-        receipt=receipt.unverified,
-        claims=claims,
-        enclave_id=enclave_id,
-        simulated=findings.simulated,
-        evaluated_at=at,
-        holds=holding(verdicts, policy),
-    )
+        if not holds:
+            faults.append((code, text))
+    for code, text in faults:
+        findings.fail(Check.LATER, code, text)
+    if not faults:
+        findings.again = True
+        findings.see(
+            Check.LATER,
+            f"attested before and after: epoch {claims.epoch} attests the same keys, "
+            f"{collected - first.ended} s after the turn",
+        )
