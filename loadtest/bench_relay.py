@@ -352,7 +352,7 @@ def _plain(http: aiohttp.ClientSession, url: str) -> Opener:
 async def _servers() -> AsyncIterator[Servers]:
     """An echo gateway and a relay before it, as the command runs it."""
     with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
-        async with _child("-m", "loadtest.bench_relay") as (_, echo):
+        async with child("-m", "loadtest.bench_relay") as (_, echo):
             gateway = f"http://{_HOST}:{echo['port']}"
             config = Path(folder, "relay.toml")
             settings = {
@@ -364,12 +364,12 @@ async def _servers() -> AsyncIterator[Servers]:
             }
             config.write_text(tomli_w.dumps(settings), encoding="utf-8")
             command = ("-m", "runtime", "relay", "--config", str(config), "--lifeline", "--json")
-            async with _child(*command) as (pid, told):
+            async with child(*command) as (pid, told):
                 yield Servers(str(told["relay"]), pid, gateway)
 
 
 @asynccontextmanager
-async def _child(*arguments: str) -> AsyncIterator[tuple[int, dict[str, object]]]:
+async def child(*arguments: str) -> AsyncIterator[tuple[int, dict[str, object]]]:
     """A Python process that prints one line of JSON once it listens; stops with its input."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -21,9 +21,9 @@ from proofs.ed25519 import verifies
 from proofs.errors import UnreadableError
 
 MAX_SIGN1 = 16 * 1024
-_TAG = 18
+SIGN1_TAG = 18
+EDDSA = -8
 _ALG, _TYP = 1, 16
-_EDDSA = -8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,23 @@ class Sign1:
 
     def verifies(self, public_key: bytes) -> bool:
         """Whether the signature is by `public_key` (32 bytes, Ed25519)."""
-        return verifies(public_key, self.signature, _to_be_signed(self.protected, self.payload))
+        return verifies(public_key, self.signature, to_be_signed(self.protected, self.payload))
 
 
 def _protected(typ: str) -> bytes:
-    return cbor.encode({_ALG: _EDDSA, _TYP: typ})
+    return cbor.encode({_ALG: EDDSA, _TYP: typ})
 
 
-def _to_be_signed(protected: bytes, payload: bytes) -> bytes:
-    # Sig_structure, RFC 9052 section 4.4.
+def to_be_signed(protected: bytes, payload: bytes) -> bytes:
+    """What a COSE_Sign1 signs: its Sig_structure without external data (RFC 9052 section 4.4)."""
     return cbor.encode(["Signature1", protected, b"", payload])
 
 
 def sign1(payload: bytes, key: Ed25519PrivateKey, typ: str) -> bytes:
     """Sign `payload` as a thing of type `typ`; the encoded COSE_Sign1."""
     protected = _protected(typ)
-    signature = key.sign(_to_be_signed(protected, payload))
-    return cbor.encode(cbor2.CBORTag(_TAG, [protected, {}, payload, signature]))
+    signature = key.sign(to_be_signed(protected, payload))
+    return cbor.encode(cbor2.CBORTag(SIGN1_TAG, [protected, {}, payload, signature]))
 
 
 def decode_sign1(data: bytes, typ: str) -> Sign1:
@@ -69,7 +69,7 @@ def decode_sign1(data: bytes, typ: str) -> Sign1:
     """
     what = f"the COSE_Sign1 of type {typ}"
     message = cbor.decode(data, what=what, limit=MAX_SIGN1)
-    if type(message) is not cbor2.CBORTag or message.tag != _TAG:
+    if type(message) is not cbor2.CBORTag or message.tag != SIGN1_TAG:
         raise UnreadableError(f"{what} does not carry tag 18. It is something else.")
     protected, unprotected, payload, signature = cbor.as_array(message.value, what, 4)
     if protected != _protected(typ) or unprotected != {}:

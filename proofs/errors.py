@@ -38,4 +38,4 @@ class PolicyError(ProofError):
 
 
 class LogError(ProofError):
-    """The log's folder cannot be written safely; going on could fork the log, so it stops."""
+    """A log's or a witness's folder cannot be used safely, or the log forked; it stops."""

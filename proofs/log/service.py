@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,13 @@ from proofs.log.files import write_whole
 from proofs.log.keyfile import load_or_create_signer
 from proofs.log.sequencer import Sequencer
 from proofs.log.store import LogStore
+from proofs.log.witnesses import WitnessAddress, Witnesses
 from proofs.tiles import parse_tile
 
 _log = logging.getLogger(__name__)
 # Longer than any read blocks; a server that is cut off in silence is noticed.
 _REDIS_TIMEOUT_S = 10.0
+Started = Callable[[int, str], None]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,9 +40,11 @@ class LogConfig:
         redis_url: Where the streams are; may hold a password, so it is never shown.
         origin: The log's name in checkpoints, such as `example.com/log`.
         key_file: The signing key, made on first start.
-        batch_interval_s: How long a batch gathers after its first leaf.
+        batch_interval_s: How long a leaf waits for others before its batch is taken.
         batch_size: Most leaves of a batch.
         receipt_ttl_s: How long a proof stays in Redis.
+        witnesses: Who is asked to cosign each head before it is published.
+        quorum: How many of them must.
         registry: Where metrics are registered.
     """
 
@@ -51,8 +55,11 @@ class LogConfig:
     origin: str
     key_file: Path
     batch_interval_s: float = 0.25
-    batch_size: int = 1024
+    # At 2,000 leaves/s, what piles up while a slow quorum takes 2 s.
+    batch_size: int = 4096
     receipt_ttl_s: int = 30 * 24 * 3600
+    witnesses: Sequence[WitnessAddress] = ()
+    quorum: int = 0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
 
@@ -67,7 +74,8 @@ def make_application(store: LogStore) -> web.Application:
 
 def _checkpoint(store: LogStore) -> _Handler:
     async def handle(_: web.Request) -> web.StreamResponse:
-        # From memory: the file may be there before its name is durable.
+        if not store.published:
+            raise web.HTTPNotFound(text="Nothing is published yet.\n")
         return web.Response(
             text=store.published,
             content_type="text/plain",
@@ -85,7 +93,7 @@ def _tile(store: LogStore) -> _Handler:
             tile = parse_tile(request.rel_url.raw_path.removeprefix("/"))
         except UnreadableError as error:
             raise web.HTTPNotFound(text=f"{error}\n") from error
-        if not tile.is_covered(store.head.size):
+        if not tile.is_covered(store.served.size):
             raise web.HTTPNotFound(text="The checkpoint's tree has no such tile.\n")
         return web.FileResponse(
             store.directory / tile.path,
@@ -102,8 +110,8 @@ async def _health(_: web.Request) -> web.StreamResponse:
     return web.Response(text="ok\n", headers={"Cache-Control": "no-store"})
 
 
-async def serve(config: LogConfig, stop: asyncio.Event) -> None:
-    """Run the log until `stop` is set.
+async def serve(config: LogConfig, stop: asyncio.Event, *, started: Started | None = None) -> None:
+    """Run the log until `stop` is set; `started` is told the port and the log's vkey.
 
     Raises:
         LogError: The folder, the key or the port cannot be used, or the store failed.
@@ -117,14 +125,22 @@ async def serve(config: LogConfig, stop: asyncio.Event) -> None:
         raise
     try:
         write_whole(config.directory / "vkey", f"{signer.verifier.format()}\n".encode())
-        await _run(config, store, sequencer, stop)
+        await _run(config, store, sequencer, stop, started)
     finally:
         sequencer.close()
 
 
 async def _run(
-    config: LogConfig, store: LogStore, sequencer: Sequencer, stop: asyncio.Event
+    config: LogConfig,
+    store: LogStore,
+    sequencer: Sequencer,
+    stop: asyncio.Event,
+    started: Started | None,
 ) -> None:
+    vkey = store.signer.verifier
+    witnesses = None
+    if config.witnesses:
+        witnesses = Witnesses(config.witnesses, config.quorum, log=vkey, registry=config.registry)
     runner = web.AppRunner(make_application(store), access_log=None, handler_cancellation=True)
     redis: Redis = Redis.from_url(
         config.redis_url, protocol=2, decode_responses=False, socket_timeout=_REDIS_TIMEOUT_S
@@ -136,6 +152,7 @@ async def _run(
         config.batch_interval_s,
         config.batch_size,
         config.receipt_ttl_s,
+        witnesses,
     )
     try:
         await runner.setup()
@@ -146,10 +163,15 @@ async def _run(
                 f"The log cannot listen on {config.host}:{config.port} ({error.strerror}). Choose "
                 "another port."
             ) from error
-        _log.info("log %s of size %d on port %d", config.origin, sequencer.size, config.port)
+        port = runner.addresses[0][1]
+        _log.info("log %s of size %d on port %d", config.origin, sequencer.size, port)
+        if started is not None:
+            started(port, vkey.format())
         # Ends by itself when `stop` is set, between two batches.
         await consumer.run(stop)
     finally:
         await runner.cleanup()
+        if witnesses is not None:
+            await witnesses.close()
         with suppress(Exception):
             await redis.aclose()

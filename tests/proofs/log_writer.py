@@ -1,30 +1,127 @@
-"""A log writer to be killed: appends numbered entries until nobody lets it. Run by a test.
+"""A log's writer that dies or fails at one chosen call to the disk. Run by a test.
 
-Usage: python log_writer.py FOLDER FIRST. Delivers again, from FIRST on, what earlier runs had.
+For each line of JSON on standard input it forks a child that does the job, and answers with one
+line: how the child ended, how many calls it made, and what it told before. A call is one that the
+log's code makes itself to the file system or to SQLite; the interpreter counts them
+(sys.setprofile), and nothing of the code is replaced.
 """
 
-import hashlib
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import sqlite3
 import sys
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from log_support import LOG, batch
 
+from proofs.errors import LogError
 from proofs.log.sequencer import Sequencer
 from proofs.log.store import LogStore
-from proofs.note import Signer
+
+_FILE_CALLS = frozenset(
+    ("open", "write", "flush", "fsync", "fdatasync", "ftruncate", "pwrite")
+) | frozenset(("replace", "unlink", "rmdir", "mkdir"))
+_DATABASE_CALLS = frozenset(("connect", "execute", "executemany", "commit", "__exit__"))
+REFUSED = 3
+
+
+class Fault:
+    """Strikes before the call of a number, counted from 1; never at 0."""
+
+    def __init__(self, at: int, kind: str) -> None:
+        self._at = at
+        self._kind = kind
+        self.calls = 0
+
+    def __call__(self, frame: FrameType, event: str, function: Any) -> None:
+        if event != "c_call" or not (of := _part(function)):
+            return
+        self.calls += 1
+        if self.calls != self._at:
+            return
+        if self._kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if of == "database":
+            raise sqlite3.OperationalError("database or disk is full")
+        number = getattr(errno, self._kind)
+        raise OSError(number, os.strerror(number))
+
+
+def _part(function: Any) -> str:
+    """Which part of the disk's interface a C function is of."""
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, sqlite3.Connection | sqlite3.Cursor):
+        return "database" if function.__name__ in _DATABASE_CALLS else ""
+    if isinstance(owner, io.BufferedWriter) or function.__module__ in ("posix", "io", "_io"):
+        return "file" if function.__name__ in _FILE_CALLS else ""
+    return ""
+
+
+def _work(job: dict[str, Any], tell: Any) -> None:
+    """A run of the log: publish what an earlier one left, then settle batches."""
+    sequencer = Sequencer(LogStore(Path(job["folder"]), LOG))
+    _publish(sequencer, tell)
+    for numbers in job["batches"]:
+        places = sequencer.commit(batch(*numbers))
+        _publish(sequencer, tell)
+        for number, one in enumerate(sequencer.prove(places)):
+            # Proofs of neighbours differ little; a few stand for all.
+            proofs = [None, None] if number % 64 else [one.proof, one.cose.hex()]
+            tell("settled", [one.id, one.index, *proofs])
+    sequencer.close()
+
+
+def _publish(sequencer: Sequencer, tell: Any) -> None:
+    if not sequencer.is_published:
+        tell("cosigning", sequencer.signed_head)
+        sequencer.publish(sequencer.signed_head)
+    tell("published", sequencer.signed_head)
+
+
+def _child(job: dict[str, Any], pipe: int) -> None:
+    def tell(kind: str, what: object) -> None:
+        # Not the file's own write, which counts as a call.
+        os.writev(pipe, [json.dumps([kind, what]).encode() + b"\n"])
+
+    fault = Fault(job["at"], job["fault"])
+    code = 0
+    if job["at"]:
+        sys.setprofile(fault)
+    try:
+        _work(job, tell)
+    except LogError as error:
+        tell("refused", str(error))
+        code = REFUSED
+    finally:
+        sys.setprofile(None)
+    tell("calls", fault.calls)
+    os._exit(code)
 
 
 def main() -> None:
-    signer = Signer("log.example/one", Ed25519PrivateKey.from_private_bytes(b"\x03" * 32))
-    sequencer = Sequencer(LogStore(Path(sys.argv[1]), signer))
-    at = int(sys.argv[2])
-    for step in count(1):
-        numbers = range(at, at + step % 100 + 1)
-        batch = [(str(n), hashlib.sha256(str(n).encode()).digest()) for n in numbers]
-        sequencer.append(batch)
-        at = numbers.stop
-        print(at, sequencer.size, flush=True)  # noqa: T201 - how the test follows it
+    for line in sys.stdin:
+        job = json.loads(line)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            with suppress(BaseException):
+                _child(job, writing)
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os.close(writing)
+        with os.fdopen(reading) as told:
+            said = [json.loads(one) for one in told if one.endswith("\n")]
+        _, status = os.waitpid(child, 0)
+        answer = {"code": os.waitstatus_to_exitcode(status), "said": said}
+        print(json.dumps(answer), flush=True)  # noqa: T201 - how the test follows it
 
 
 main()

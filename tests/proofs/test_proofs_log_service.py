@@ -3,21 +3,27 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
+from log_support import LOG
 from prometheus_client import CollectorRegistry
-from proofs_support import LOG
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from witness_support import running as witness
 
 from proofs.checkpoint import open_checkpoint
+from proofs.cosereceipt import verify_cose_receipt
+from proofs.cosignature import Cosigner, verify_cosignatures
 from proofs.errors import LogError
+from proofs.log.keyfile import load_or_create_signer
 from proofs.log.service import LogConfig, serve
+from proofs.log.witnesses import WitnessAddress
 from proofs.merkle import leaf_hash
-from proofs.note import parse_vkey
+from proofs.note import parse_note, parse_vkey
 from proofs.tiles import decode_entries
 from proofs.tlogproof import parse_tlog_proof
 
@@ -101,7 +107,11 @@ async def test_leaves_become_proofs(tmp_path: Path, valkey: str, redis_client: R
         key = parse_vkey((settings.directory / "vkey").read_text().strip())
         for number, entry in enumerate(entries):
             proof = parse_tlog_proof(await proof_of(redis_client, f"id-{number}"))
-            assert proof.verify(entry, [key]).origin == LOG.name
+            head = proof.verify(entry, [key])
+            assert head.origin == LOG.name
+            cose = await redis_client.hget(f"sotto:receipt:id-{number}", "cose")
+            assert cose is not None
+            assert verify_cose_receipt(bytes(cose), entry, [key]) == head
         status, kind, caching, body = await fetch(f"{url}/checkpoint")
         assert (status, kind, caching) == (
             200,
@@ -216,6 +226,95 @@ async def test_redis_may_go_away(
         await asyncio.to_thread(valkey_process.start)  # type: ignore[attr-defined]
         await add(own_redis_client, 1)
         assert parse_tlog_proof(await proof_of(own_redis_client, "id-1")).index == 1
+
+
+async def test_leaves_wait_for_the_quorum(tmp_path: Path, valkey: str, redis_client: Redis) -> None:
+    """Nothing is served or proven below it; with the quorum back, a start goes on from there."""
+    settings = config(tmp_path, valkey)
+    key = load_or_create_signer(settings.key_file, settings.origin).verifier
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(
+            witness(tmp_path / "w1", "witness.example/1", (key,))
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        second = await stack.enter_async_context(
+            witness(tmp_path / "w2", "witness.example/2", (key,), port)
+        )
+        keys = (first.keys[0], second.keys[0])
+        asked = tuple(WitnessAddress(k, w.url) for k, w in zip(keys, (first, second), strict=True))
+        settings = replace(settings, witnesses=asked, quorum=2)
+        async with running(settings) as url:
+            entry = await add(redis_client, 0)
+            proof = parse_tlog_proof(await proof_of(redis_client, "id-0"))
+            assert proof.verify(entry, [key]).size == 1
+            assert {one.key for one in verify_cosignatures(proof.checkpoint, keys)} == set(keys)
+            served = (await fetch(f"{url}/checkpoint"))[3].decode()
+            assert parse_note(served) == proof.checkpoint
+    # The second one is away from here on.
+    async with (
+        witness(tmp_path / "w1", "witness.example/1", (key,)) as first,
+        running(
+            replace(
+                settings,
+                registry=CollectorRegistry(),
+                witnesses=(WitnessAddress(keys[0], first.url), asked[1]),
+            )
+        ) as url,
+    ):
+        await add(redis_client, 1)
+        for _ in range(500):
+            if (settings.directory / "head").read_text().startswith(f"{LOG.name}\n2\n"):
+                break
+            await asyncio.sleep(0.02)
+        else:
+            raise AssertionError("never committed")
+        await asyncio.sleep(0.2)
+        assert await redis_client.hget("sotto:receipt:id-1", "proof") is None
+        assert (await fetch(f"{url}/checkpoint"))[3].decode() == served
+        assert (await fetch(f"{url}/tile/0/000.p/1"))[0] == 200
+        assert (await fetch(f"{url}/tile/0/000.p/2"))[0] == 404
+    async with (
+        witness(tmp_path / "w1", "witness.example/1", (key,)) as first,
+        witness(tmp_path / "w2", "witness.example/2", (key,)) as second,
+        running(
+            replace(
+                settings,
+                registry=CollectorRegistry(),
+                witnesses=tuple(
+                    WitnessAddress(k, w.url) for k, w in zip(keys, (first, second), strict=True)
+                ),
+            )
+        ),
+    ):
+        proof = parse_tlog_proof(await proof_of(redis_client, "id-1"))
+        assert {one.key for one in verify_cosignatures(proof.checkpoint, keys)} == set(keys)
+    assert await redis_client.xlen(LEAVES) == 0
+
+
+async def test_a_quorum_that_cannot_be_is_explained(tmp_path: Path, valkey: str) -> None:
+    """More cosignatures than witnesses would be waited for without end."""
+    cosigner = Cosigner("witness.example/1", LOG.key).verifier
+    asked = (WitnessAddress(cosigner, "http://127.0.0.1:1"),)
+    with pytest.raises(LogError, match="quorum"):
+        await serve(replace(config(tmp_path, valkey), witnesses=asked, quorum=2), asyncio.Event())
+
+
+async def test_small_batches_take_turns(tmp_path: Path, valkey: str, redis_client: Redis) -> None:
+    """More leaves than a batch takes are settled batch by batch, in their order."""
+    settings = replace(config(tmp_path, valkey), batch_size=7)
+    for number in range(40):
+        await add(redis_client, number)
+    async with running(settings):
+        await proof_of(redis_client, "id-39")
+        places = [
+            parse_tlog_proof(await proof_of(redis_client, f"id-{n}")).index for n in range(40)
+        ]
+    assert places == list(range(40))
+    history = (settings.directory / "history").read_bytes()
+    sizes = [int.from_bytes(history[at + 8 : at + 16], "big") for at in range(0, len(history), 16)]
+    assert sizes == [7, 14, 21, 28, 35, 40]
 
 
 async def test_a_taken_port_is_explained(tmp_path: Path, valkey: str) -> None:

@@ -1,0 +1,221 @@
+"""The log's writer, killed or failed by the disk at every single step, and started again.
+
+At each call to the file system or to SQLite that a run makes, a process of its own dies by
+SIGKILL (or gets an error); what a stranger then finds in the folder is audited, another process
+starts on it, and is given the leaves again, in another order and among others. Had anything that
+was shown been lost, the tree would now be another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_support import LOG, audit_folder, batch, entry, settle
+
+from proofs import merkle
+from proofs.checkpoint import Checkpoint, open_checkpoint
+from proofs.cosereceipt import verify_cose_receipt
+from proofs.log.sequencer import Sequencer
+from proofs.log.store import LogStore
+from proofs.tlogproof import parse_tlog_proof
+
+HERE = Path(__file__).parent
+REFUSED = 3
+
+
+class Writer:
+    """The process that forks writers."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "log_writer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "PATH": ""},
+        )
+
+    def run(
+        self, folder: Path, batches: list[list[int]], at: int = 0, fault: str = "kill"
+    ) -> dict[str, Any]:
+        """One run of a log, which a fault strikes at call `at`; 0: none does."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {"folder": str(folder), "batches": batches, "at": at, "fault": fault}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[Writer]:
+    """One for all tests, so that the code is loaded once."""
+    made = Writer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory, where the machine has such a folder: the disk's own waiting proves nothing."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as made:
+        yield Path(made)
+
+
+@dataclass
+class Seen:
+    """What anyone was shown of a log, by its files, to witnesses or in answers."""
+
+    heads: list[Checkpoint] = field(default_factory=list)
+    settled: list[tuple[int, int]] = field(default_factory=list)
+
+    def files(self, folder: Path) -> None:
+        """As a stranger finds them, at this moment: whole, or not there yet."""
+        if (folder / "checkpoint").exists():
+            self.heads.append(audit_folder(folder)[0])
+
+    def told(self, said: list[tuple[str, Any]]) -> None:
+        """What a run told: heads to witnesses, proofs to whoever handed leaves in."""
+        for kind, what in said:
+            if kind in ("cosigning", "published"):
+                self.heads.append(open_checkpoint(what, [LOG.verifier]))
+            elif kind == "settled" and what[2] is None:
+                self.settled.append((int(what[0]), what[1]))
+            elif kind == "settled":
+                number, index, proof, cose = int(what[0]), what[1], what[2], bytes.fromhex(what[3])
+                head = parse_tlog_proof(proof).verify(entry(number), [LOG.verifier])
+                assert verify_cose_receipt(cose, entry(number), [LOG.verifier]) == head
+                self.heads.append(head)
+                self.settled.append((number, index))
+
+    def hold_in(self, folder: Path, numbers: set[int]) -> None:
+        """Against the log as it is at last: every leaf once, and all that was shown is of it."""
+        last, entries = audit_folder(folder)
+        assert sorted(entries) == sorted(entry(n) for n in numbers)
+        for number, index in self.settled:
+            assert entries[index] == entry(number)
+        leaves = [merkle.leaf_hash(e) for e in entries]
+        for head in set(self.heads):
+            assert head.root == merkle.root(leaves[: head.size])
+        assert last.size == len(entries)
+
+
+def log_of(folder: Path, size: int) -> None:
+    """A log of `size` entries, published."""
+    sequencer = Sequencer(LogStore(folder, LOG))
+    settle(sequencer, batch(*range(size)))
+    sequencer.close()
+
+
+def earlier_form(folder: Path) -> None:
+    """As versions left it that had no head of its own."""
+    (folder / "head").unlink()
+    (folder / "history").unlink()
+
+
+def unpublished(folder: Path, size: int) -> None:
+    """Committed, and not published."""
+    sequencer = Sequencer(LogStore(folder, LOG))
+    sequencer.commit(batch(*range(sequencer.size, size)))
+    sequencer.close()
+
+
+SHAPES: dict[str, tuple[int, list[list[int]]]] = {
+    "a new log": (-1, [[0], [1, 2]]),
+    "inside one tile": (200, [list(range(200, 230))]),
+    "one more fills a tile": (255, [[255], [256]]),
+    "over a tile's end": (250, [list(range(250, 262)), [3, 262, 262, 261]]),
+    "over two tiles' ends": (250, [list(range(250, 515))]),
+    "nothing new": (20, [[3, 4, 3]]),
+}
+
+
+def prepared(folder: Path, size: int) -> Path:
+    if size >= 0:
+        log_of(folder, size)
+    return folder
+
+
+def strike(writer: Writer, base: Path, batches: list[list[int]], fault: str) -> int:
+    """Strike every call of a run over `base`, one after the other; how many there were."""
+    size = audit_folder(base)[0].size if (base / "checkpoint").exists() else 0
+    size = max(
+        size,
+        open_checkpoint((base / "head").read_text(), [LOG.verifier]).size
+        if (base / "head").exists()
+        else 0,
+    )
+    work = base.with_name("struck")
+    given = {number for numbers in batches for number in numbers}
+    at = 0
+    while True:
+        at += 1
+        shutil.rmtree(work, ignore_errors=True)
+        if base.exists():
+            shutil.copytree(base, work)
+        seen = Seen()
+        seen.files(base)
+        struck = writer.run(work, batches, at, fault)
+        seen.told(struck["said"])
+        seen.files(work)
+        calls = dict(struck["said"]).get("calls")
+        if calls is not None and calls < at:
+            assert struck["code"] == 0
+            return at - 1
+        # What the disk refuses is said; but what is only tidied up may fail in silence.
+        assert struck["code"] in ({-signal.SIGKILL} if fault == "kill" else {REFUSED, 0}), struck
+        again = writer.run(work, [[9000, 9001], *(numbers[::-1] for numbers in batches), [9002]])
+        assert again["code"] == 0, again
+        seen.told(again["said"])
+        seen.hold_in(work, {*range(size), *given, 9000, 9001, 9002})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_killed_at_any_step(folder: Path, writer: Writer, shape: str) -> None:
+    """Whenever it is killed: no fork, no leaf lost that was settled, none twice."""
+    size, batches = SHAPES[shape]
+    calls = strike(writer, prepared(folder / "log", size), batches, "kill")
+    assert calls > 20
+
+
+def test_killed_while_it_takes_up_what_was_left(folder: Path, writer: Writer) -> None:
+    """A head that was committed and not published survives any number of crashes."""
+    base = prepared(folder / "log", 250)
+    unpublished(base, 262)
+    assert audit_folder(base)[0].size == 250
+    assert strike(writer, base, [[262]], "kill") > 20
+
+
+def test_killed_while_a_folder_of_the_earlier_form_is_taken_over(
+    folder: Path, writer: Writer
+) -> None:
+    """The step to a head of its own is one rename, too."""
+    base = prepared(folder / "log", 250)
+    earlier_form(base)
+    assert strike(writer, base, [[250]], "kill") > 20
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
+def test_failed_by_the_disk_at_any_step(folder: Path, writer: Writer, fault: str) -> None:
+    """A full or broken disk stops the log, and a start goes on from what is there."""
+    size, batches = SHAPES["over a tile's end"]
+    assert strike(writer, prepared(folder / "log", size), batches, fault) > 20
