@@ -26,6 +26,8 @@ _CACHE_SALT: Final = b"sottovoce memory v1 cache salt"
 _RECORD: Final = b"sottovoce memory v1 record"
 _TURN_TAG: Final = b"sottovoce memory v1 turn tag"
 _RECEIPT: Final = b"sottovoce memory v1 receipt"
+_ERASURE_ID: Final = b"sottovoce memory v1 erasure id"
+_ERASURE_SALT: Final = b"sottovoce memory v1 erasure salt"
 
 
 def _derive(secret: bytes, label: bytes, context: bytes = b"") -> bytes:
@@ -97,6 +99,19 @@ class ThreadKeys:
         """Return the 32-byte key under which one receipt is sealed for the device."""
         _require("The receipt id", receipt_id, RECEIPT_ID_BYTES)
         return _derive(self._receipt, _RECEIPT, receipt_id)
+
+    def erasure_id(self, request_id: bytes) -> bytes:
+        """Return the 16-byte id of the receipt of an erasure that was asked for under an id.
+
+        Nobody without the key can make it the id of somebody else's receipt.
+        """
+        _require("The request's id", request_id, TURN_ID_BYTES)
+        return _derive(self._receipt, _ERASURE_ID, request_id)[:RECEIPT_ID_BYTES]
+
+    def erasure_salt(self, erasure_id: bytes) -> bytes:
+        """Return the 32-byte salt under which the receipt of an erasure names the thread."""
+        _require("The erasure id", erasure_id, RECEIPT_ID_BYTES)
+        return _derive(self._receipt, _ERASURE_SALT, erasure_id)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ThreadKeys):

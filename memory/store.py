@@ -24,11 +24,20 @@ from memory.errors import (
     UnavailableError,
 )
 from memory.keys import ThreadKeys
-from memory.records import NONCE_BYTES, Turn, open_record, previous_head, seal
-from memory.thread import Answered, Position, Thread, judge, walk
+from memory.records import HEAD_BYTES, NONCE_BYTES, Turn, open_record, previous_head, seal
+from memory.thread import Answered, Erased, Position, Thread, judge, walk
 
-_APPEND: Final = resources.files("memory").joinpath("append.lua").read_text(encoding="utf-8")
-_APPEND_SHA: Final = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
+
+class _Script:
+    """A script beside this module; called by its digest, which the server knows after once."""
+
+    def __init__(self, name: str) -> None:
+        self.text = resources.files("memory").joinpath(name).read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+_APPEND: Final = _Script("append.lua")
+_ERASE: Final = _Script("erase.lua")
 _ENTRY_ID: Final = re.compile(rb"([1-9][0-9]{0,9})-0")
 _NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
 _PAGE: Final = 64  # records per read where a device is far behind
@@ -83,9 +92,7 @@ class ThreadStore:
         after = position.follow(sealed)
         tag = keys.turn_tag(turn.turn_id)
         arguments = (position.length, position.head, tag, sealed, after.head)
-        verdict, number = await self._run_append(
-            (_records(keys), _turns(keys), *arguments), position.length
-        )
+        verdict, number = await self._run(_APPEND, keys, *arguments, index=position.length)
         if verdict == b"appended":
             return after
         if verdict == b"moved":
@@ -103,6 +110,15 @@ class ThreadStore:
         if number is None:
             return None
         return await self._read_turn(keys, turn_id, _index(number))
+
+    async def forget(self, keys: ThreadKeys) -> Erased:
+        """Erase a thread, whatever state it is in; return what there was.
+
+        An append that saw the thread before finds that its head moved, and then that the thread
+        was rolled back: none that began after a record comes through. Backups are not reached.
+        """
+        length, head = await self._run(_ERASE, keys)
+        return Erased(length, head if len(head) == HEAD_BYTES else None)
 
     async def _read_turn(self, keys: ThreadKeys, turn_id: bytes, index: int) -> Answered:
         ((sealed, _),) = await self._range(keys, index, 1)
@@ -135,12 +151,14 @@ class ThreadStore:
             raise CorruptError(index + len(fields), "it is missing")
         return fields
 
-    async def _run_append(self, keys_and_arguments: tuple[Any, ...], index: int) -> Any:
+    async def _run(self, script: _Script, keys: ThreadKeys, *arguments: Any, index: int = 0) -> Any:
+        """Run a script over the thread's two keys, which lie in one slot."""
+        given = (2, _records(keys), _turns(keys), *arguments)
         try:
-            return await _answer(self._redis.evalsha(_APPEND_SHA, 2, *keys_and_arguments), index)
+            return await _answer(self._redis.evalsha(script.sha, *given), index)
         except NoScriptError:
             # EVAL also teaches the script to the node that owns the slot.
-            return await _answer(self._redis.eval(_APPEND, 2, *keys_and_arguments), index)
+            return await _answer(self._redis.eval(script.text, *given), index)
 
 
 def _records(keys: ThreadKeys) -> str:

@@ -88,6 +88,17 @@ class Answered:
     after: Position
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What the store held of a thread when it was erased, as it stood there: nothing was opened.
+
+    `length` is the number of records; `head` the 32 bytes beside the newest, None without one.
+    """
+
+    length: int
+    head: bytes | None
+
+
 def walk(start: Position, records: Iterable[bytes], expected: Position | None) -> Position:
     """Follow sealed records from `start`; return where they end.
 

@@ -47,9 +47,10 @@ class Claims:
         model_manifest: SHA-256 of the model's manifest, 32 bytes.
         engine: The engine's name, such as `vllm`.
         model: The model's name, as shown to people.
-        not_before: Unix seconds from which the keys are valid.
+        not_before: Unix seconds from which the claims hold: when the epoch began. The keys may be
+            older.
         not_after: Unix seconds until which they are, at most 24 h later.
-        epoch: The evidence epoch, counted from 0 by the enclave.
+        epoch: The evidence epoch. The same keys have one after another; an enclave's first is 0.
 
     Raises:
         UnreadableError: A value outside of these bounds.
@@ -105,7 +106,7 @@ class Claims:
         )
 
     def keys_digest(self) -> bytes:
-        """SHA-256 over every public key in the claims; the GPU's nonce derives from it."""
+        """SHA-256 over every public key in the claims; the same in every epoch of them."""
         return hashlib.sha256(cbor.encode([list(self.key_configs), self.receipt_key])).digest()
 
 

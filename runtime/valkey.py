@@ -27,8 +27,9 @@ _CONNECTION = "+hello +auth +ping +select +client|setinfo +client|setname"
 _RULES = {
     "supervisor": f"{_CONNECTION} +shutdown",
     "enclave": (
-        f"~{{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:enclave* {_CONNECTION} "
-        "+evalsha +eval +xrange +xrevrange +xadd +hget +hmget +hset +expire +del +sadd +srem"
+        "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:bundle:* ~sotto:enclave* "
+        f"{_CONNECTION} +evalsha +eval +xrange +xrevrange +xlen +xadd +hget +hmget +hset +expire "
+        "+unlink +del +sadd +srem"
     ),
     "log": (
         f"~sotto:leaves ~sotto:settled ~sotto:receipt:* {_CONNECTION} "

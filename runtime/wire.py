@@ -221,6 +221,7 @@ class _ResponseReceipt(_ServerEvent):
 class _ResponseSettled(_ServerEvent):
     receipt_id: ReceiptId
     proof: str
+    cose: str | None = None
 
 
 class _Error(_ServerEvent):

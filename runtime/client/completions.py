@@ -19,9 +19,10 @@ import orjson
 from personas.digest import persona_digest
 from personas.library import Library, load_library
 from runtime.client.carrier import StreamLostError
-from runtime.client.device import RETRYABLE, Device
+from runtime.client.device import Device
 from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
-from runtime.client.home import ReceiptRow
+from runtime.client.retrying import RETRYABLE
+from runtime.client.rows import ReceiptRow, Told
 from runtime.client.sealed import Call, LiveEnclave, choose, choose_any
 from runtime.enclave.api import (
     COMPLETIONS_PATH,
@@ -190,19 +191,23 @@ class Completions:
         receipt_id = response.header(RECEIPT_ID_HEADER)
         if sent.enclave is None or not _RECEIPT_ID.fullmatch(receipt_id):
             return ""
+        enclave_id = sent.enclave.attested.enclave_id
+        pinned = self._digests.get(sent.model)
+        said = text.encode("utf-8", "replace")
         row = ReceiptRow(
             receipt_id=receipt_id,
             turn_id="",
             persona=sent.model,
-            enclave_id=sent.enclave.attested.enclave_id,
+            enclave_id=enclave_id,
             time=int(time.time()),
             outcome=outcome,
-            commitments=response.secrets.commitments(
-                sent.call.body, text.encode("utf-8", "replace")
-            ),
+            commitments=response.secrets.commitments(sent.call.body, said),
             seal_key=response.secrets.receipt_key,
+            persona_digest=bytes.fromhex(pinned.decode()) if pinned is not None else None,
         )
-        self._device.expect_receipt(row, sent.enclave)
+        sealing = response.secrets.sealing(enclave_id)
+        told = Told(sent.call.body, said.decode(), (sealing,))
+        self._device.expect_receipt(row, told, sent.enclave)
         return receipt_id
 
 

@@ -21,9 +21,13 @@ from personas.digest import persona_digest
 from personas.model import Persona
 from proofs.policy import Policy
 from runtime.client.carrier import Carrier, StreamLostError
+from runtime.client.epochs import EpochBook
 from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
-from runtime.client.home import DeviceHome, ReceiptRow
+from runtime.client.forgetting import Forgetting
+from runtime.client.home import DeviceHome
 from runtime.client.receipts import ReceiptBook
+from runtime.client.retrying import RETRYABLE, Retrying
+from runtime.client.rows import ErasureRow, ReceiptRow, Sealing, Told
 from runtime.client.sealed import Call, LiveEnclave, SealedHttp, choose, choose_any
 from runtime.enclave.api import (
     CANCEL_PATH,
@@ -39,23 +43,6 @@ from runtime.errors import Exit, SottoError
 from transport.shaping import DEFAULT_SHAPING, Shaping
 from transport.sse import EventDecoder
 
-# A turn is sent again, under the same id, for this long while parts of the system restart.
-_RETRY_FOR_S = 60.0
-_RETRY_PAUSE_S = 0.3
-# Codes after which another try can succeed.
-RETRYABLE = frozenset(
-    {
-        "answered_elsewhere",
-        "edge_away",
-        "enclave_away",
-        "key_expired",
-        "memory_unavailable",
-        "overloaded",
-        "relay_away",
-        "stopping",
-        "too_many_turns",
-    }
-)
 # Where nobody pushes receipts they are asked for, ever less often, until somebody asks again.
 _POLL_FIRST_S = 0.2
 _POLL_MOST_S = 5.0
@@ -72,10 +59,11 @@ class _Turn:
     persona: Persona
     message: str
     turn_id: str
+    thread: int
     enclave: LiveEnclave | None = None
     text: str = ""
     receipt_id: str = ""
-    sealings: list[Secrets] = field(default_factory=list, repr=False)
+    sealings: list[tuple[Sealing, Secrets]] = field(default_factory=list, repr=False)
 
 
 class Device:
@@ -101,7 +89,9 @@ class Device:
         self._home = home
         self._carrier = carrier
         self._http = SealedHttp(carrier, policy, shaping=shaping, clock=clock)
-        self._receipts = ReceiptBook(home, policy, self._ask_for_receipts)
+        self._epochs = EpochBook(home, policy, self._ask)
+        self._forgetting = Forgetting(home, self._http, self._epochs)
+        self._receipts = ReceiptBook(home, policy, self._epochs, self._ask_for_receipts)
         self._draining: set[asyncio.Task[None]] = set()
         self._polling = asyncio.Semaphore(_POLLS_AT_ONCE)
 
@@ -166,10 +156,10 @@ class Device:
         """Wait until all padding has come."""
         await asyncio.gather(*self._draining)
 
-    def expect_receipt(self, row: ReceiptRow, enclave: LiveEnclave) -> None:
-        """An answer has ended: note what its receipt must say."""
+    def expect_receipt(self, row: ReceiptRow, told: Told, enclave: LiveEnclave) -> None:
+        """An answer has ended: note what its receipt must say, and what was said."""
         self._keep(enclave)
-        self._home.expect_receipt(row)
+        self._home.expect_receipt(row, told)
 
     def ask_for_receipt(self, receipt_id: str) -> None:
         """See to it that a receipt comes, where no padding follows its answer."""
@@ -185,24 +175,18 @@ class Device:
             SottoError: Refused, failed, or the system stayed away for a minute.
         """
         _check_message(message)
-        turn = _Turn(persona, message, os.urandom(16).hex())
-        deadline = time.monotonic() + _RETRY_FOR_S
+        thread = self._home.thread(persona.handle)
+        turn = _Turn(persona, message, os.urandom(16).hex(), thread)
+        retrying = Retrying()
         while True:
             try:
                 async for event in self._try(turn):
                     yield event
-            except StreamLostError as error:
-                problem = SottoError(str(error), code=error.code)
-            except SottoError as error:
-                if error.code not in RETRYABLE:
-                    raise
-                problem = error
+            except (StreamLostError, SottoError) as error:
+                await retrying.after(error)
             else:
                 return
-            if time.monotonic() > deadline:
-                raise problem
             self._http.forget()  # a restarted enclave has new keys
-            await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def cancel(self, persona: Persona, turn_id: str) -> bool:
         """Stop a running turn; whether one was running.
@@ -227,9 +211,55 @@ class Device:
             raise SottoError(f"the stop did not arrive: {failure}", code=failure.code)
         return stopped
 
+    async def forget(self, persona: str) -> ErasureRow:
+        """Have the present thread with a persona erased, and forget what was said in it here.
+
+        The next turn begins the next thread, so a copy of the old one's store is never read again.
+
+        Args:
+            persona: A handle; it need not be one that is known here.
+
+        Raises:
+            SottoError: Refused, the receipt of it does not hold, or the system stayed away for a
+                minute. The same erasure goes on when this is called again.
+        """
+        row = await self._forgetting.forget(persona)
+        self._receipts.expect(row.receipt_id)
+        return row
+
+    async def complete(self, receipt_id: str) -> bool:
+        """Fetch what came after a receipt: the log's COSE receipt, where the edge gave none, and
+        the next evidence about the keys that signed it.
+
+        Returns:
+            Whether the next evidence is here.
+
+        Raises:
+            SottoError: It does not hold (code `evidence_refused`), or nobody could be asked.
+        """
+        row = self._home.receipt(receipt_id)
+        if row is None or row.receipt is None:
+            return False
+        try:
+            if row.proof is not None and row.cose is None:
+                self._take(receipt_id, await self._ask(RECEIPTS_PATH + b"/" + receipt_id.encode()))
+            return await self._epochs.complete(row.enclave_id)
+        except StreamLostError as error:
+            raise SottoError(str(error), code=error.code) from error
+        except SottoError as error:
+            if error.code in ("evidence_unknown", "receipt_unknown", "not_found"):
+                return False
+            raise
+
     async def wait_settled(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
-        return await self._receipts.wait(receipt_id, timeout_s)
+        await self._receipts.wait(receipt_id, timeout_s)
+        return self._home.receipt(receipt_id)
+
+    async def wait_erased(self, receipt_id: str, timeout_s: float) -> ErasureRow | None:
+        """Wait until the receipt of an erasure is settled; its row, whatever came of it."""
+        await self._receipts.wait(receipt_id, timeout_s)
+        return self._home.erasure(receipt_id)
 
     async def wait_receipts(self, timeout_s: float) -> None:
         """Wait until all receipts that are awaited are settled or refused, or the time is up."""
@@ -243,27 +273,41 @@ class Device:
         if not await self._carrier.subscribe(receipt_ids):
             await asyncio.gather(*map(self._poll_receipt, receipt_ids))
 
+    async def _ask(self, path: bytes) -> dict[str, Any]:
+        """The JSON that any enclave has at a path."""
+        return await (await self.request(Call(b"GET", path))).read_json()
+
     async def _poll_receipt(self, receipt_id: str) -> None:
         """Ask enclaves for one receipt until it is settled; any of them can answer."""
-        call = Call(b"GET", RECEIPTS_PATH + b"/" + receipt_id.encode())
         for number in range(_POLLS):
             await asyncio.sleep(min(_POLL_FIRST_S * 2**number, _POLL_MOST_S))
             with contextlib.suppress(StreamLostError, SottoError):
                 async with self._polling:
-                    answer = await (await self.request(call)).read_json()
-                for kind, part in (("receipt", "sealed"), ("settled", "proof")):
-                    if isinstance(answer.get(part), str):
-                        event = {"type": f"response.{kind}", "receipt_id": receipt_id}
-                        self._receipts.take({**event, part: answer[part]})
-            row = self._home.receipt(receipt_id)
+                    answer = await self._ask(RECEIPTS_PATH + b"/" + receipt_id.encode())
+                self._take(receipt_id, answer)
+            row = self._receipts.row(receipt_id)
             if row is None or row.status in ("settled", "refused"):
                 return
 
+    def _take(self, receipt_id: str, answer: dict[str, Any]) -> None:
+        """An enclave's answer about a receipt, as the edge's events would tell it."""
+        told = {name: answer.get(name) for name in ("sealed", "proof", "cose")}
+        told = {name: value for name, value in told.items() if isinstance(value, str)}
+        for kind, part in (("receipt", "sealed"), ("settled", "proof")):
+            if part in told:
+                event = {"type": f"response.{kind}", "receipt_id": receipt_id}
+                self._receipts.take({**event, **told})
+
     async def _try(self, turn: _Turn) -> AsyncIterator[dict[str, Any]]:
         handle = turn.persona.handle
-        keys = self._home.thread_keys(handle)
+        if self._home.thread(handle) != turn.thread:
+            raise SottoError(
+                "this conversation was forgotten while the turn ran; say it again, in a new one",
+                code="thread_forgotten",
+            )
+        keys = self._home.thread_keys(handle, turn.thread)
         request = TurnRequest(
-            thread_key=self._home.thread_key(handle),
+            thread_key=self._home.thread_key(handle, turn.thread),
             turn_id=turn.turn_id,
             persona=PersonaReference(handle=handle, digest=persona_digest(turn.persona).hex()),
             message=turn.message,
@@ -274,7 +318,7 @@ class Device:
         def sealed(enclave: LiveEnclave, secrets: Secrets) -> None:
             self._keep(enclave)
             turn.enclave = enclave
-            turn.sealings.append(secrets)
+            turn.sealings.append((secrets.sealing(enclave.attested.enclave_id), secrets))
 
         response = await self._http.request(
             call, lambda enclaves: choose(enclaves, keys.thread_id), sealed
@@ -339,7 +383,7 @@ class Device:
             turn.text = ""
         outcome = event["type"].removeprefix("response.")
         message, text = turn.message.encode(), turn.text.encode()
-        pairs = [secrets.commitments(message, text) for secrets in turn.sealings]
+        pairs = [secrets.commitments(message, text) for _, secrets in turn.sealings]
         self._home.expect_receipt(
             ReceiptRow(
                 receipt_id=event["receipt_id"],
@@ -349,10 +393,13 @@ class Device:
                 time=int(time.time()),
                 outcome=outcome,
                 commitments=b"".join(pairs),
-            )
+                thread=turn.thread,
+                persona_digest=persona_digest(turn.persona),
+            ),
+            Told(message, turn.text, tuple(sealing for sealing, _ in turn.sealings)),
         )
         if position := event.get("position"):
-            self._home.set_position(turn.persona.handle, position)
+            self._home.set_position(turn.persona.handle, position, turn.thread)
         turn.receipt_id = event["receipt_id"]
 
 

@@ -13,6 +13,7 @@ import orjson
 
 from proofs.receipt import commitment
 from runtime.client.carrier import Stream, StreamLostError
+from runtime.client.rows import Sealing
 from runtime.enclave.api import (
     COMPLETION_RECEIPT_LABEL,
     REQUEST_SALT_LABEL,
@@ -50,6 +51,10 @@ class Secrets:
         return commitment(self.request_salt, "request", request) + commitment(
             self.response_salt, "response", response
         )
+
+    def sealing(self, enclave_id: str) -> Sealing:
+        """What is kept of it, so that its owner can disclose what was said."""
+        return Sealing(enclave_id, self.request_salt, self.response_salt)
 
 
 class Exchange:

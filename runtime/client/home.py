@@ -1,4 +1,5 @@
-"""What a device keeps: its master secret, where each thread stands, and its receipts.
+"""What a device keeps: its master secret, where each thread stands, its receipts, and what was
+said, with the salts that let its owner show it to others.
 
 One folder, readable by its user alone. Whoever has the master secret has the memory: there is
 no account to recover it with.
@@ -7,82 +8,29 @@ no account to recover it with.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from memory.keys import ThreadKeys, derive_thread_key
+from proofs.disclosure import Disclosure, Later, Said
+from proofs.verdict import Verdict
+from runtime.client.database import open_database
+from runtime.client.rows import ErasureRow, ReceiptRow, Sealing, Told, VerdictRow
 from runtime.errors import SetupError, SottoError
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS threads (
-    persona TEXT PRIMARY KEY, position TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS enclaves (
-    enclave_id TEXT PRIMARY KEY, bundle BLOB NOT NULL, proof TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS receipts (
-    receipt_id TEXT PRIMARY KEY,
-    turn_id TEXT NOT NULL,
-    persona TEXT NOT NULL,
-    enclave_id TEXT NOT NULL,
-    time INTEGER NOT NULL,
-    outcome TEXT NOT NULL,
-    commitments BLOB NOT NULL,
-    receipt BLOB,
-    proof TEXT,
-    problem TEXT
-) STRICT;
-"""
-# Steps from one form of the database to the next; `user_version` counts those that were taken.
-_MIGRATIONS = ("ALTER TABLE receipts ADD COLUMN seal_key BLOB",)
 _MASTER_BYTES = 32
 _COLUMNS = (
     "receipt_id, turn_id, persona, enclave_id, time, outcome, commitments, receipt, proof, "
-    "problem, seal_key"
+    "problem, seal_key, thread, persona_digest, cose"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptRow:
-    """The receipt of one turn, or of one completion, as far as it is here.
-
-    Attributes:
-        turn_id: Empty for a completion, which belongs to no thread.
-        commitments: 64 bytes (request, response) for each time that the turn was sealed: the
-            receipt must carry one of these pairs.
-        receipt: COSE_Sign1, verified when it came; None before.
-        proof: tlog-proof, verified when it came; None before.
-        problem: Why the receipt was refused, None where it was not.
-        seal_key: Of a completion: opens this receipt and nothing else. Forgotten when the receipt
-            is here. None where the persona's thread key opens it.
-    """
-
-    receipt_id: str
-    turn_id: str
-    persona: str
-    enclave_id: str
-    time: int
-    outcome: str
-    commitments: bytes
-    receipt: bytes | None = None
-    proof: str | None = None
-    problem: str | None = None
-    seal_key: bytes | None = field(default=None, repr=False)
-
-    @property
-    def status(self) -> str:
-        """``refused``, ``settled``, ``received`` or ``waiting``."""
-        if self.problem is not None:
-            return "refused"
-        if self.proof is not None:
-            return "settled"
-        return "waiting" if self.receipt is None else "received"
+_ERASURE = "receipt_id, request_id, persona, thread, time, enclave_id, receipt, proof, cose"
 
 
 class DeviceHome:
@@ -100,7 +48,7 @@ class DeviceHome:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._master = _load_or_make(path / "master.key")
-            self._database = _open_database(path)
+            self._database = open_database(path)
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
                 f"the device folder {path} cannot be used ({error}); choose one that you can "
@@ -111,13 +59,19 @@ class DeviceHome:
         """Close the database."""
         self._database.close()
 
-    def thread_key(self, persona: str) -> bytes:
-        """The key of this user's thread with a persona, 32 bytes."""
-        return derive_thread_key(self._master, persona)
+    def thread(self, persona: str) -> int:
+        """The number of this user's thread with a persona: how often one was forgotten."""
+        rows = self._execute("SELECT thread FROM threads WHERE persona = ?", (persona,))
+        return int(rows[0][0]) if rows else 0
 
-    def thread_keys(self, persona: str) -> ThreadKeys:
+    def thread_key(self, persona: str, thread: int | None = None) -> bytes:
+        """The key of a thread with a persona, 32 bytes; of the present one if none is named."""
+        number = self.thread(persona) if thread is None else thread
+        return derive_thread_key(self._master, persona, number)
+
+    def thread_keys(self, persona: str, thread: int | None = None) -> ThreadKeys:
         """What is derived from that key."""
-        return ThreadKeys(self.thread_key(persona))
+        return ThreadKeys(self.thread_key(persona, thread))
 
     def _execute(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Rows of one statement.
@@ -134,29 +88,61 @@ class DeviceHome:
                 code="home",
             ) from error
 
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block's statements, or none."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(SottoError):
+                self._execute("ROLLBACK")
+            raise
+
     def position(self, persona: str) -> str | None:
         """The last place in the memory chain that this device saw."""
         rows = self._execute("SELECT position FROM threads WHERE persona = ?", (persona,))
-        return str(rows[0][0]) if rows else None
+        return str(rows[0][0]) or None if rows else None
 
-    def set_position(self, persona: str, position: str) -> None:
+    def set_position(self, persona: str, position: str, thread: int | None = None) -> None:
         """Remember where the chain stands; an earlier place than the one known is not taken.
 
         Answers can arrive out of order. A device that went back would let a store go back too.
+        The place of a thread that has been forgotten meanwhile is not taken either.
         """
+        number = self.thread(persona) if thread is None else thread
         # The text begins with the length, which is what a cast to INTEGER reads.
         self._execute(
-            "INSERT INTO threads VALUES (?, ?) "
+            "INSERT INTO threads (persona, position, thread) VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET position = excluded.position "
-            "WHERE CAST(excluded.position AS INTEGER) > CAST(position AS INTEGER)",
-            (persona, position),
+            "WHERE excluded.thread = thread "
+            "AND CAST(excluded.position AS INTEGER) > CAST(position AS INTEGER)",
+            (persona, position, number),
         )
 
     def keep_enclave(self, enclave_id: str, bundle: bytes, proof: str) -> None:
         """Keep a verified bundle, for disclosures later."""
         self._execute(
-            "INSERT OR IGNORE INTO enclaves VALUES (?, ?, ?)", (enclave_id, bundle, proof)
+            "INSERT OR IGNORE INTO enclaves (enclave_id, bundle, proof) VALUES (?, ?, ?)",
+            (enclave_id, bundle, proof),
         )
+
+    def follow_enclave(self, enclave_id: str, later: str) -> None:
+        """Note which kept bundle is the first of the same keys after this one."""
+        self._execute(
+            "UPDATE enclaves SET next = ? WHERE enclave_id = ? AND next IS NULL",
+            (later, enclave_id),
+        )
+
+    def later(self, enclave_id: str) -> tuple[bytes, str] | None:
+        """The bundle of the epoch after this one and its proof; None where it is not here."""
+        rows = self._execute(
+            "SELECT l.bundle, l.proof FROM enclaves e JOIN enclaves l ON l.enclave_id = e.next "
+            "WHERE e.enclave_id = ?",
+            (enclave_id,),
+        )
+        return (bytes(rows[0][0]), str(rows[0][1])) if rows else None
 
     def enclave(self, enclave_id: str) -> tuple[bytes, str]:
         """A kept bundle and its proof; KeyError where it is not here."""
@@ -168,39 +154,119 @@ class DeviceHome:
         bundle, proof = rows[0]
         return bytes(bundle), str(proof)
 
-    def expect_receipt(self, row: ReceiptRow) -> None:
-        """Note a finished turn whose receipt is on its way.
+    def expect_receipt(self, row: ReceiptRow, told: Told | None = None) -> None:
+        """Note a finished turn whose receipt is on its way, and what was said in it.
 
         Where the turn was sealed again meanwhile, its receipt may commit to that exchange.
         """
+        marks = ",".join("?" * len(_COLUMNS.split(",")))
+        with self._transaction():
+            found = self.receipt(row.receipt_id)
+            if found is not None and found.receipt is not None:
+                return
+            self._execute(
+                f"INSERT INTO receipts ({_COLUMNS}) VALUES ({marks}) "  # noqa: S608 - constants
+                "ON CONFLICT DO UPDATE SET commitments = excluded.commitments",
+                astuple(row),
+            )
+            # A turn that ends after its thread was forgotten leaves no text behind.
+            forgotten = row.turn_id and row.thread != self.thread(row.persona)
+            if told is not None and not forgotten:
+                self._keep_told(row.receipt_id, told)
+
+    def _keep_told(self, receipt_id: str, told: Told) -> None:
         self._execute(
-            f"INSERT INTO receipts ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "  # noqa: S608 - constant column names
-            "ON CONFLICT DO UPDATE SET commitments = excluded.commitments WHERE receipt IS NULL",
-            (
-                row.receipt_id,
-                row.turn_id,
-                row.persona,
-                row.enclave_id,
-                row.time,
-                row.outcome,
-                row.commitments,
-                row.receipt,
-                row.proof,
-                row.problem,
-                row.seal_key,
-            ),
+            "INSERT OR REPLACE INTO said VALUES (?, ?, ?)",
+            (receipt_id, told.request, told.response),
+        )
+        for number, one in enumerate(told.sealings):
+            self._execute(
+                "INSERT OR REPLACE INTO sealings VALUES (?, ?, ?, ?, ?)",
+                (receipt_id, number, *astuple(one)),
+            )
+
+    def sealings(self, receipt_id: str) -> list[Sealing]:
+        """To whom a turn was sealed and the salts, as long as they are kept."""
+        rows = self._execute(
+            "SELECT enclave_id, request_salt, response_salt FROM sealings WHERE receipt_id = ? "
+            "ORDER BY number",
+            (receipt_id,),
+        )
+        return [Sealing(*row) for row in rows]
+
+    def said(self, receipt_id: str) -> Said | None:
+        """What was said, with the salts of the receipt's commitments; None where it is not kept,
+        or the receipt is not here yet."""
+        rows = self._execute(
+            "SELECT request, request_salt, response, response_salt "
+            "FROM said JOIN sealings USING (receipt_id) JOIN receipts USING (receipt_id) "
+            "WHERE receipt_id = ? AND receipt IS NOT NULL",
+            (receipt_id,),
+        )
+        return Said(*rows[0]) if len(rows) == 1 else None
+
+    def disclosable(self, receipt_id: str, *, with_text: bool = False) -> Disclosure:
+        """What a stranger needs to verify a receipt; with the text only where its owner wants.
+
+        Raises:
+            SottoError: There is no such receipt, it is not settled yet, or its text is not kept.
+        """
+        row = self.receipt(receipt_id)
+        if row is None:
+            raise SottoError(f"there is no receipt {receipt_id} here", code="receipt_unknown")
+        if row.receipt is None or row.proof is None:
+            raise SottoError(
+                f"the receipt {row.receipt_id} is {row.status}; it can be saved when it is "
+                "settled, a moment after the answer",
+                code="receipt_not_settled",
+            )
+        said = self.said(receipt_id) if with_text else None
+        if with_text and said is None:
+            raise SottoError(
+                f"what was said under the receipt {row.receipt_id} is not kept here: it was "
+                "forgotten, or an earlier version of Sottovoce kept the receipt alone",
+                code="text_not_kept",
+            )
+        bundle, proof = self.enclave(row.enclave_id)
+        later = self.later(row.enclave_id)
+        return Disclosure(
+            receipt=row.receipt,
+            receipt_proof=row.proof,
+            cose_receipt=row.cose or b"",
+            bundle=bundle,
+            bundle_proof=proof,
+            later=Later(*later) if later is not None else None,
+            said=said,
         )
 
-    def keep_receipt(self, receipt_id: str, enclave_id: str, receipt: bytes) -> None:
-        """Keep a verified receipt and which enclave signed it."""
-        self._execute(
-            "UPDATE receipts SET receipt = ?, enclave_id = ?, seal_key = NULL WHERE receipt_id = ?",
-            (receipt, enclave_id, receipt_id),
-        )
+    def keep_receipt(
+        self, receipt_id: str, enclave_id: str, receipt: bytes, sealing: int = 0
+    ) -> None:
+        """Keep a verified receipt, which enclave signed it, and which sealing it commits to.
+
+        The salts of others are deleted: no receipt carries their commitments.
+        """
+        with self._transaction():
+            self._execute(
+                "UPDATE receipts SET receipt = ?, enclave_id = ?, seal_key = NULL "
+                "WHERE receipt_id = ?",
+                (receipt, enclave_id, receipt_id),
+            )
+            self._execute(
+                "DELETE FROM sealings WHERE receipt_id = ? AND number <> ?", (receipt_id, sealing)
+            )
 
     def keep_proof(self, receipt_id: str, proof: str) -> None:
         """Keep a verified inclusion proof: the receipt is settled."""
         self._execute("UPDATE receipts SET proof = ? WHERE receipt_id = ?", (proof, receipt_id))
+
+    def keep_cose(self, receipt_id: str, cose: bytes) -> None:
+        """Keep the log's verified COSE receipt, of a turn's receipt or of an erasure's."""
+        for table in ("receipts", "erasures"):
+            self._execute(
+                f"UPDATE {table} SET cose = ? WHERE receipt_id = ?",  # noqa: S608 - constants
+                (cose, receipt_id),
+            )
 
     def refuse_receipt(self, receipt_id: str, problem: str) -> None:
         """Note that what came is not this turn's receipt."""
@@ -223,35 +289,109 @@ class DeviceHome:
         )
         return ReceiptRow(*rows[0]) if rows else None
 
+    def begin_erasure(self, persona: str, request_id: str, now: int) -> ErasureRow:
+        """Note that the present thread with a persona is to be forgotten.
 
-def _open_database(folder: Path) -> sqlite3.Connection:
-    path = folder / "device.db"
-    # SQLite does not wait its turn to change the journal's mode, so first starts queue here.
-    with (folder / "master.key").open("rb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        # Made before SQLite makes it for others to read; its journal takes the same mode.
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        database = sqlite3.connect(path, isolation_level=None, timeout=10)
-        try:
-            database.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
-            _migrate(database, path)
-        except (sqlite3.Error, SetupError):
-            database.close()
-            raise
-        return database
+        Where that was begun before and not brought to its end, it is the same erasure again.
+        """
+        thread = self.thread(persona)
+        with self._transaction():
+            for row in self.erasures():
+                if (row.persona, row.thread) == (persona, thread) and row.receipt is None:
+                    return row
+            keys = self.thread_keys(persona, thread)
+            receipt_id = keys.erasure_id(bytes.fromhex(request_id)).hex()
+            row = ErasureRow(receipt_id, request_id, persona, thread, now)
+            self._execute(
+                f"INSERT INTO erasures ({_ERASURE}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                astuple(row),
+            )
+        return row
 
+    def finish_erasure(
+        self, row: ErasureRow, enclave_id: str, receipt: bytes, erased_at: int
+    ) -> ErasureRow:
+        """Keep a verified erasure receipt, forget what was said, and begin the next thread.
 
-def _migrate(database: sqlite3.Connection, path: Path) -> None:
-    """Bring a database of an earlier version to this one's form; each step whole or not at all."""
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > len(_MIGRATIONS):
-        raise SetupError(
-            f"{path} was written by a newer Sottovoce; update this one, or choose another folder "
-            "with --home or SOTTO_HOME"
+        Receipts stay, with commitments that nobody can open any more. Of completions with the
+        persona, which belong to no thread, the text is forgotten as well.
+        """
+        of_thread = (
+            "(SELECT receipt_id FROM receipts WHERE persona = ? AND (thread = ? OR turn_id = ''))"
         )
-    for number, step in enumerate(_MIGRATIONS[version:], version + 1):
-        database.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
+        with self._transaction():
+            self._execute(
+                "UPDATE erasures SET receipt = ?, enclave_id = ?, time = ? WHERE receipt_id = ?",
+                (receipt, enclave_id, erased_at, row.receipt_id),
+            )
+            for table in ("said", "sealings"):
+                self._execute(
+                    f"DELETE FROM {table} WHERE receipt_id IN {of_thread}",  # noqa: S608
+                    (row.persona, row.thread),
+                )
+            self._execute(
+                "INSERT INTO threads (persona, position, thread) VALUES (?, '', ?) "
+                "ON CONFLICT DO UPDATE SET position = '', thread = excluded.thread "
+                "WHERE excluded.thread > thread",
+                (row.persona, row.thread + 1),
+            )
+        # Or the text would stay in the journal for a while. Another program that reads the
+        # database now delays it, and its own end does it then.
+        self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return replace(row, enclave_id=enclave_id, receipt=receipt, time=erased_at)
+
+    def keep_erasure_proof(self, receipt_id: str, proof: str) -> None:
+        """Keep the verified inclusion proof of an erasure's receipt: it is settled."""
+        self._execute("UPDATE erasures SET proof = ? WHERE receipt_id = ?", (proof, receipt_id))
+
+    def erasures(self) -> list[ErasureRow]:
+        """All erasures, oldest first."""
+        query = f"SELECT {_ERASURE} FROM erasures ORDER BY time, rowid"  # noqa: S608 - constants
+        return [ErasureRow(*row) for row in self._execute(query)]
+
+    def erasure(self, receipt_id: str) -> ErasureRow | None:
+        """One erasure by its receipt's id."""
+        return next((row for row in self.erasures() if row.receipt_id == receipt_id), None)
+
+    def append_verdict(
+        self,
+        receipt_id: str,
+        evaluated_at: int,
+        policy: bytes,
+        holds: bool,
+        verdicts: Sequence[Verdict],
+    ) -> bool:
+        """Add what was found to a receipt's history, where it is not what was found last.
+
+        Args:
+            receipt_id: The receipt.
+            evaluated_at: Unix seconds, as of which it was judged.
+            policy: Digest of the policy, 32 bytes.
+            holds: Whether it held.
+            verdicts: In fixed order.
+
+        Returns:
+            Whether it was added.
+        """
+        told = orjson.dumps([one.to_json() for one in verdicts]).decode()
+        row = VerdictRow(receipt_id, evaluated_at, policy.hex(), holds, told)
+        with self._transaction():
+            history = self.verdicts(receipt_id)
+            if history and history[-1].outcome == row.outcome:
+                return False
+            self._execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", astuple(row))
+        return True
+
+    def verdicts(self, receipt_id: str) -> list[VerdictRow]:
+        """A receipt's history of verdicts, in the order in which they were found."""
+        rows = self._execute(
+            "SELECT receipt_id, evaluated_at, policy, holds, verdicts FROM verdicts "
+            "WHERE receipt_id = ? ORDER BY rowid",
+            (receipt_id,),
+        )
+        return [
+            VerdictRow(one, at, policy, bool(holds), told) for one, at, policy, holds, told in rows
+        ]
 
 
 def _load_or_make(path: Path) -> bytes:

@@ -71,15 +71,15 @@ class Call:
 def choose(enclaves: Sequence[LiveEnclave], token: str) -> LiveEnclave:
     """Rendezvous hashing: a thread stays with one enclave while it lives, so its cache holds.
 
-    By the attested id, not by the gateway's name: an edge could list one enclave under a thousand
-    names and know threads again by the name that each of them picks.
+    By the attested keys, not by the gateway's name or the bundle: an edge could list one enclave
+    under a thousand names or epochs, and know threads again by the one that each of them picks.
     """
-    by_id = {enclave.attested.enclave_id: enclave for enclave in reversed(enclaves)}
+    by_keys = {one.attested.claims.keys_digest(): one for one in reversed(enclaves)}
 
-    def weight(enclave_id: str) -> bytes:
-        return hashlib.sha256(f"{enclave_id} {token}".encode()).digest()
+    def weight(keys: bytes) -> bytes:
+        return hashlib.sha256(f"{keys.hex()} {token}".encode()).digest()
 
-    return by_id[max(by_id, key=weight)]
+    return by_keys[max(by_keys, key=weight)]
 
 
 def choose_any(enclaves: Sequence[LiveEnclave]) -> LiveEnclave:

@@ -93,20 +93,25 @@ class ReceiptDesk:
 
     async def _look_up(self, receipt_id: str, sessions: tuple[Session, ...]) -> None:
         try:
-            sealed, proof = await hash_fields(
-                self._redis, receipt_key(receipt_id), "sealed", "proof"
+            sealed, proof, cose = await hash_fields(
+                self._redis, receipt_key(receipt_id), "sealed", "proof", "cose"
             )
         except (redis.exceptions.RedisError, OSError) as error:
             log.warning("receipt lookup waits: %s", type(error).__name__)
             return
         for session in sessions:
             try:
-                self._push(session, receipt_id, sealed, proof)
+                self._push(session, receipt_id, sealed, proof, cose)
             except WireError:
                 self._unsubscribe(receipt_id, session)
 
     def _push(
-        self, session: Session, receipt_id: str, sealed: bytes | None, proof: bytes | None
+        self,
+        session: Session,
+        receipt_id: str,
+        sealed: bytes | None,
+        proof: bytes | None,
+        cose: bytes | None,
     ) -> None:
         if sealed is not None and session.first_push(receipt_id, "receipt"):
             text = base64.b64encode(sealed).decode()
@@ -114,13 +119,14 @@ class ReceiptDesk:
             self._metrics.receipts.labels("receipt").inc()
         if sealed is not None and proof is not None:
             if session.first_push(receipt_id, "settled"):
-                session.push(
-                    {
-                        "type": "response.settled",
-                        "receipt_id": receipt_id,
-                        "proof": proof.decode("utf-8", "replace"),
-                    }
-                )
+                event: dict[str, object] = {
+                    "type": "response.settled",
+                    "receipt_id": receipt_id,
+                    "proof": proof.decode("utf-8", "replace"),
+                }
+                if cose is not None:  # a log of an earlier version makes none
+                    event["cose"] = base64.b64encode(cose).decode()
+                session.push(event)
                 self._metrics.receipts.labels("settled").inc()
             self._unsubscribe(receipt_id, session)
 

@@ -9,24 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from memory.errors import ConflictError, MemoryStoreError
+import redis.exceptions
+
+from memory.errors import ConflictError, CorruptError, MemoryStoreError
 from memory.keys import ThreadKeys
 from memory.records import Turn
 from memory.store import ThreadStore
 from memory.thread import Answered, Position, Thread
 from personas.model import Persona
+from proofs.erasure import sign_erasure
 from proofs.receipt import Outcome
 from runtime.enclave.api import ApiError, error_object
+from runtime.enclave.binding import Binding
 from runtime.enclave.engines.base import Engine, EngineError, FinishReason, Sampling
 from runtime.enclave.generation import Generation, log_defect
 from runtime.enclave.outbox import Outbox, ReceiptJob
 from runtime.enclave.places import Places
 from runtime.enclave.prompt import Prompt, PromptTooLongError, build_prompt
-from runtime.enclave.turns import RunningTurn, TurnCall, TurnTable
+from runtime.enclave.turns import KEEP_FINISHED, KEEP_FINISHED_S, RunningTurn, TurnCall, TurnTable
 from runtime.telemetry import EnclaveMetrics
 
 # Most records read for one turn; the token budget then chooses among them.
@@ -67,13 +72,19 @@ class Agent:
         self._debug = debug
         self._table = TurnTable()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Erasures by thread and erasure id: those that run, and receipts of those that just ran.
+        self._erasing: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
+        self._erased: dict[tuple[str, bytes], bytes] = {}
 
     def submit(self, call: TurnCall) -> RunningTurn:
         """Start a turn, or listen to the one that has this id.
 
         Raises:
-            ApiError: Too many turns, no room for receipts, or the enclave is stopping.
+            ApiError: Too many turns, no room for receipts, the thread is being forgotten, or the
+                enclave is stopping.
         """
+        if any(thread_id == call.keys.thread_id for thread_id, _ in self._erasing):
+            raise ApiError(409, "thread_forgotten", "this thread is being forgotten")
         if turn := self._table.get(call.keys, call.turn_id):
             return turn
         if self._table.count(call.keys) >= MAX_TURNS_PER_THREAD:
@@ -98,9 +109,69 @@ class Agent:
         await turn.generation.cancel()
         return True
 
+    async def forget(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> bytes:
+        """Erase a thread: no turn that runs here writes after it. The same id is one erasure.
+
+        Returns:
+            The receipt, sealed for the thread's owner, when it is handed over to the log.
+
+        Raises:
+            ApiError: There is no place for it, the store is away, or the enclave is stopping.
+        """
+        erasure_id = keys.erasure_id(request_id)
+        key = (keys.thread_id, erasure_id)
+        if (known := self._erased.get(key)) is not None:
+            return known
+        task = self._erasing.get(key)
+        if task is None:
+            self._places.enter()
+            task = self._erasing[key] = asyncio.create_task(self._erase(keys, erasure_id, binding))
+            task.add_done_callback(lambda done: self._keep_erasure(key, done))
+        try:
+            # Whoever asked may leave; what is begun is brought to its receipt.
+            return await asyncio.shield(task)
+        except (MemoryStoreError, redis.exceptions.RedisError, OSError):
+            raise ApiError(
+                503, "memory_unavailable", "the store is away; ask again under the same id"
+            ) from None
+
+    def _keep_erasure(self, key: tuple[str, bytes], task: asyncio.Task[bytes]) -> None:
+        """As for turns: told again from here for a while, and from Redis after that."""
+        self._places.leave()
+        del self._erasing[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._erased[key] = task.result()
+        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self._erased.pop, key, None)
+        if len(self._erased) > KEEP_FINISHED:
+            self._erased.pop(next(iter(self._erased)))
+
+    async def _erase(self, keys: ThreadKeys, erasure_id: bytes, binding: Binding) -> bytes:
+        for turn in self._table.of_thread(keys):
+            await turn.generation.cancel()
+        async with self._locks.setdefault(keys.thread_id, asyncio.Lock()):
+            # By an enclave that died, or another, under the same id.
+            if (found := await self._outbox.handed_over(erasure_id.hex())).sealed is not None:
+                return found.sealed
+            previous = None
+            try:
+                thread = await self._store.load(keys, expected=None, last=1)
+                previous = await self._previous_receipt(keys, thread.turns)
+            except CorruptError:
+                pass  # what cannot be read can still be forgotten
+            erased = await self._store.forget(keys)
+            self._table.forget(keys)
+            signed = sign_erasure(
+                binding.erasure(keys, erasure_id, erased, previous), binding.identity.receipt_key
+            )
+            return await self._outbox.hand_over_erasure(keys, erasure_id, signed)
+
     async def close(self, grace_s: float) -> None:
         """Let running turns end within the grace, then stop them; `Places` refuses new ones."""
-        tasks = [turn.task for turn in self._table.running() if turn.task is not None]
+        tasks: list[asyncio.Task[Any]] = [
+            *(turn.task for turn in self._table.running() if turn.task is not None),
+            *self._erasing.values(),
+        ]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)
         for task in tasks:
@@ -174,17 +245,15 @@ class Agent:
             reply=reply.text,
             outcome=(Outcome.CANCELLED if cancelled else Outcome.COMPLETED).value,
             receipt_id=receipt_id,
-            receipt_digest=await self._previous_receipt(call.keys, thread),
+            receipt_digest=await self._previous_receipt(call.keys, thread.turns),
         )
         place = await self._append(call, thread.position, record)
         turn.emit(_ended(place, prompt, reply))
         self._metrics.turns.labels(self._engine.name, record.outcome).inc()
         self._prove(call, place, sampling)
 
-    async def _previous_receipt(self, keys: ThreadKeys, thread: Thread) -> bytes | None:
-        if not thread.turns:
-            return None
-        return await self._outbox.digest(keys, thread.turns[-1].receipt_id)
+    async def _previous_receipt(self, keys: ThreadKeys, turns: Sequence[Turn]) -> bytes | None:
+        return await self._outbox.digest(keys, turns[-1].receipt_id) if turns else None
 
     def _created(self, turn: RunningTurn, receipt_id: bytes, **more: Any) -> None:
         """The first event of every turn that is answered."""
@@ -209,6 +278,9 @@ class Agent:
             except ConflictError:
                 moved = await self._store.load(call.keys, expected=position, last=1)
                 position = moved.position
+                # The turn before this one is another now, and so is its receipt.
+                previous = await self._previous_receipt(call.keys, moved.turns)
+                record = replace(record, receipt_digest=previous)
         return Answered(record, position, await self._store.append(call.keys, position, record))
 
     def _replay(self, turn: RunningTurn, place: Answered) -> None:
@@ -278,7 +350,11 @@ class Agent:
             turn_index=place.before.length,
             previous=record.receipt_digest,
         )
-        self._outbox.put(ReceiptJob(receipt, call.binding.identity.receipt_key, call.keys, again))
+        # No receipt names one of a turn that memory does not hold.
+        chained = record.outcome != Outcome.FAILED.value
+        self._outbox.put(
+            ReceiptJob(receipt, call.binding.identity.receipt_key, call.keys, again, chained)
+        )
 
 
 def _ended(place: Answered, prompt: Prompt, reply: Generation) -> dict[str, Any]:

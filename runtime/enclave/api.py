@@ -18,9 +18,11 @@ MAX_REQUEST_BYTES = 128 * 1024
 
 TURNS_PATH = b"/v1/turns"
 CANCEL_PATH = b"/v1/turns/cancel"
+FORGET_PATH = b"/v1/threads/forget"
 COMPLETIONS_PATH = b"/v1/chat/completions"
 MODELS_PATH = b"/v1/models"
 RECEIPTS_PATH = b"/v1/receipts"
+EVIDENCE_PATH = b"/v1/evidence"
 
 PERSONA_DIGEST_HEADER = b"sotto-persona-digest"
 """Field of a completion's request: answer as this version of the persona, or not at all."""
@@ -124,6 +126,10 @@ class TurnRequest(_Body):
 
 class CancelRequest(_Body):
     """``POST /v1/turns/cancel``: end a running turn; what was said so far is kept."""
+
+
+class ForgetRequest(_Body):
+    """``POST /v1/threads/forget``: erase the thread; `turn_id` is the erasure's own, random."""
 
 
 BodyT = TypeVar("BodyT", bound=_Body)

@@ -10,6 +10,9 @@ from typing import Any
 
 import orjson
 
+from memory.keys import ThreadKeys
+from memory.thread import Erased
+from proofs.erasure import Erasure, Scope, thread_commitment
 from proofs.receipt import Outcome, Receipt, commitment
 from runtime.enclave.engines.base import Sampling
 from runtime.enclave.identity import Identity
@@ -75,6 +78,25 @@ class Binding:
             outcome=outcome,
             time=int(time.time()) if ended is None else ended,
             epoch=claims.epoch,
+        )
+
+    def erasure(
+        self, keys: ThreadKeys, erasure_id: bytes, erased: Erased, previous: bytes | None
+    ) -> Erasure:
+        """The receipt of an erasure that has just been done; see `proofs.erasure.Erasure`."""
+        claims = self.identity.claims
+        salt = keys.erasure_salt(erasure_id)
+        return Erasure(
+            erasure_id=erasure_id,
+            enclave=self.identity.bundle_digest,
+            release=claims.release,
+            time=int(time.time()),
+            epoch=claims.epoch,
+            scope=Scope.THREAD,
+            thread=thread_commitment(salt, bytes.fromhex(keys.thread_id)),
+            head=erased.head,
+            length=erased.length,
+            previous=previous,
         )
 
 

@@ -1,9 +1,10 @@
 """Who this enclave is: keys made at boot, the evidence that binds them, their place in the log.
 
 Keys never leave the process. New ones come at half of their lifetime; the old ones keep opening
-requests until they expire, so that no turn fails over a rotation. Each identity has two gateway
-keys: X-Wing, which a recording of today's traffic will outlast, and X25519 for every standard
-client.
+requests until they expire, so that no turn fails over a rotation. There are two gateway keys at a
+time: X-Wing, which a recording of today's traffic will outlast, and X25519 for every standard
+client. Evidence over the same keys is collected anew on a clock, each time with claims, a bundle
+and a log entry of its own: an epoch. An identity is keys in one epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from proofs.bundle import bundle_entry, make_bundle
 from proofs.claims import Claims
+from proofs.errors import ProofError
+from proofs.evidence.base import Platform
 from proofs.evidence.simulated import SimulatedPlatform
 from runtime.enclave.engines.base import Engine
+from runtime.enclave.epochs import EpochStore
 from runtime.enclave.outbox import append_leaf
-from runtime.errors import SetupError
+from runtime.errors import SetupError, SottoError
 from runtime.redis_client import hash_fields
 from runtime.streams import ENCLAVES_SET, enclave_key, receipt_key
 from transport.hpke import KEM_X25519_HKDF_SHA256, KEM_X_WING
@@ -47,6 +51,10 @@ _INCLUSION_POLL_S = 0.05
 _ASK_AGAIN_S = 30.0
 ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 20
+EVIDENCE_INTERVAL_S = 3600
+# How often it is looked whether keys or evidence are due, and how soon after a failure again.
+_LOOK_EVERY_S = 1.0
+_TRY_AGAIN_S = 30.0
 # In the order in which a client should prefer them (RFC 9458 section 3.2).
 GATEWAY_KEMS = (KEM_X_WING, KEM_X25519_HKDF_SHA256)
 
@@ -58,26 +66,30 @@ full cache takes 55 MB; at most three identities are valid at once, so at most 3
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One set of keys and what the world may know of it.
+    """One set of keys in one epoch, and what the world may know of it.
 
     Attributes:
         claims: What the evidence binds.
         bundle: Encoded attestation bundle.
         inclusion: The bundle's tlog-proof.
+        made_at: Unix seconds at which the keys were made, in the first of their epochs.
         gateway_keys: Open requests; in the order of the claims' key configurations.
         receipt_key: Signs receipts.
+        bundle_digest: SHA-256 of the bundle: the enclave's identity in receipts.
     """
 
     claims: Claims
     bundle: bytes
     inclusion: str
+    made_at: int
     gateway_keys: tuple[GatewayKey, ...] = field(repr=False)
     receipt_key: Ed25519PrivateKey = field(repr=False)
+    bundle_digest: bytes = field(init=False)
 
-    @property
-    def bundle_digest(self) -> bytes:
-        """SHA-256 of the bundle: the enclave's identity in receipts."""
-        return hashlib.sha256(self.bundle).digest()
+    def __post_init__(self) -> None:
+        # Once: with the evidence of hardware a bundle has hundreds of kilobytes, and every receipt
+        # names it.
+        object.__setattr__(self, "bundle_digest", hashlib.sha256(self.bundle).digest())
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,7 +98,7 @@ class HeldKey:
 
     Attributes:
         key: Opens requests.
-        identity: Whose key it is.
+        identity: Whose key it is, in its newest epoch.
         replays: Requests that were sealed to it; no other key can open them.
     """
 
@@ -105,7 +117,8 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         gateway: This replica's name.
         engine: Started engine; its manifest is part of the claims.
         platform: What attests.
-        lifetime_s: Validity of one identity.
+        lifetime_s: How long keys are valid.
+        evidence_interval_s: After how long evidence over the same keys is collected anew.
     """
 
     def __init__(
@@ -113,23 +126,28 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         client: redis.asyncio.Redis,
         gateway: str,
         engine: Engine,
-        platform: SimulatedPlatform,
+        platform: Platform,
         *,
         lifetime_s: int,
+        evidence_interval_s: int = EVIDENCE_INTERVAL_S,
     ) -> None:
         self._redis = client
+        self._epochs = EpochStore(client)
         self._gateway = gateway
         self._engine = engine
         self._platform = platform
         self._lifetime_s = lifetime_s
+        self._evidence_interval_s = evidence_interval_s
         self._held: dict[int, HeldKey] = {}
         self._current: Identity | None = None
-        self._epoch = 0
+        self._sets = 0
+        # Measured once, as hardware does at boot: what is on the disk later is not what runs.
+        self._release = dict(platform.measurements).get("release") or release_digest()
 
     def __getitem__(self, key_id: int) -> GatewayKey:
         held = self._held[key_id]
-        claims = held.identity.claims
-        if not claims.not_before - DATE_WINDOW_S <= time.time() < claims.not_after:
+        identity = held.identity
+        if not identity.made_at - DATE_WINDOW_S <= time.time() < identity.claims.not_after:
             raise KeyError(key_id)
         return held.key
 
@@ -177,9 +195,13 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         self._held = {key_id: self._held[key_id] for key_id in self}
 
     async def rotate(self) -> None:
-        """Make keys, have them attested, wait until the log includes them, then use them."""
+        """Make keys, have them attested, wait until the log includes them, then use them.
+
+        Raises:
+            Exception: Whatever keeps the platform from attesting.
+        """
         now = int(time.time())
-        first = len(GATEWAY_KEMS) * self._epoch
+        first = len(GATEWAY_KEMS) * self._sets
         gateway_keys = tuple(
             GatewayKey.generate((first + number) % 256, os.urandom(32), kem_id=kem_id)
             for number, kem_id in enumerate(GATEWAY_KEMS)
@@ -189,23 +211,52 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
             key_configs=tuple(key.config.encode() for key in gateway_keys),
             receipt_key=signer.public_key().public_bytes_raw(),
             measurements=self._platform.measurements,
-            release=dict(self._platform.measurements)["release"],
+            release=self._release,
             model_manifest=manifest_digest(self._engine.manifest()),
             engine=self._engine.name,
             model=self._engine.model[:200],
             not_before=now,
             not_after=now + self._lifetime_s,
-            epoch=self._epoch,
+            epoch=0 if self._current is None else self._current.claims.epoch + 1,
         )
-        bundle = make_bundle(claims, self._platform, now).encode()
-        inclusion = await self._log(bundle)
-        self._current = identity = Identity(claims, bundle, inclusion, gateway_keys, signer)
+        bundle, inclusion = await self._attest(claims, now)
+        identity = Identity(claims, bundle, inclusion, now, gateway_keys, signer)
+        self._sets += 1
+        self._current = identity
         self.forget_expired()
         for key in gateway_keys:
             replays = ReplayCache(DATE_WINDOW_S, REPLAY_CAPACITY)
             self._held[key.config.key_id] = HeldKey(key, identity, replays)
-        self._epoch += 1
-        log.info("epoch %d: enclave %s", claims.epoch, identity.bundle_digest.hex()[:16])
+
+    async def refresh(self, identity: Identity) -> None:
+        """Begin an epoch: have the same keys attested anew, and go on under the new bundle.
+
+        Turns that have begun keep the epoch that they began in.
+
+        Raises:
+            Exception: Whatever keeps the platform from attesting; the epoch before stays.
+        """
+        now = int(time.time())
+        claims = replace(identity.claims, not_before=now, epoch=identity.claims.epoch + 1)
+        bundle, inclusion = await self._attest(claims, now)
+        fresh = replace(identity, claims=claims, bundle=bundle, inclusion=inclusion)
+        await self._epochs.follow(identity.bundle_digest, fresh.bundle_digest)
+        for key_id, held in self._held.items():
+            if held.identity is identity:
+                self._held[key_id] = replace(held, identity=fresh)
+        if self._current is identity:
+            self._current = fresh
+
+    async def _attest(self, claims: Claims, now: int) -> tuple[bytes, str]:
+        """A bundle of `claims`, in the log and in Redis, and its tlog-proof."""
+        # Hardware takes its time; whoever talks meanwhile should not notice.
+        made = await asyncio.to_thread(make_bundle, claims, self._platform, now)
+        bundle = made.encode()
+        inclusion = await self._log(bundle)
+        # Before a receipt can name it.
+        await self._epochs.keep(bundle, inclusion)
+        log.info("epoch %d: enclave %s", claims.epoch, made.digest.hex()[:16])
+        return bundle, inclusion
 
     async def _log(self, bundle: bytes) -> str:
         identifier = hashlib.sha256(bundle).hexdigest()
@@ -225,27 +276,61 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
             await asyncio.sleep(_INCLUSION_POLL_S)
 
     async def run(self) -> None:
-        """Announce this enclave while it lives, and rotate at half of the keys' lifetime.
+        """Announce this enclave while it lives, and keep keys and evidence young.
 
         Side by side: a log that is away holds new keys up, and the old ones are still good.
+
+        Raises:
+            SottoError: The platform does not attest, and never did.
         """
+        if self._current is None:
+            try:
+                await self.rotate()
+            except (ProofError, OSError) as error:
+                raise SetupError(f"no evidence could be collected: {error}") from error
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._rotate_in_time())
+            group.create_task(self._renew_in_time())
             group.create_task(self._announce_often())
 
-    async def _rotate_in_time(self) -> None:
+    async def _renew_in_time(self) -> None:
         while True:
-            if self._is_due():
-                await self.rotate()
-                await self.announce()
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            pause = _LOOK_EVERY_S
+            try:
+                await self._renew()
+            # Whatever ails a platform: it must not end a chat.
+            except Exception as error:
+                said = str(error) if isinstance(error, ProofError | SottoError) else ""
+                log.warning(
+                    "no new evidence (%s %s); the last stays in force", type(error).__name__, said
+                )
+                pause = min(_TRY_AGAIN_S, self._evidence_interval_s)
+            await asyncio.sleep(pause)
 
-    def _is_due(self) -> bool:
+    async def _renew(self) -> None:
+        """Make keys where they are due, and collect evidence for those whose evidence is."""
+        before = self._current
+        if self._keys_are_due():
+            await self.rotate()
+        self.forget_expired()
+        held = {id(one.identity): one.identity for one in self._held.values()}
+        for identity in held.values():
+            if self._evidence_is_due(identity):
+                await self.refresh(identity)
+        if self._current is not before:
+            await self.announce()
+
+    def _keys_are_due(self) -> bool:
         if self._current is None:
             return True
-        age = time.time() - self._current.claims.not_before
+        age = time.time() - self._current.made_at
         # Negative where the clock was set back: until it had caught up, no client would take it.
         return not -DATE_WINDOW_S <= age <= self._lifetime_s / 2
+
+    def _evidence_is_due(self, identity: Identity) -> bool:
+        age = time.time() - identity.claims.not_before
+        # As above; and what has expired in this very moment needs none.
+        young = -DATE_WINDOW_S <= age < self._evidence_interval_s
+        return not young and time.time() < identity.claims.not_after
 
     async def _announce_often(self) -> None:
         while True:

@@ -20,6 +20,7 @@ import redis.exceptions
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from memory.keys import ThreadKeys
+from proofs.erasure import erasure_entry
 from proofs.receipt import Receipt, receipt_entry, sign_receipt
 from runtime.errors import SottoError
 from runtime.redis_client import hash_fields
@@ -55,6 +56,21 @@ class ReceiptJob:
     chained: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What Redis has of a receipt; each part None where it is not there (yet).
+
+    Attributes:
+        sealed: The receipt, for its owner.
+        proof: The log's tlog-proof.
+        cose: The log's COSE receipt (RFC 9942).
+    """
+
+    sealed: bytes | None
+    proof: bytes | None
+    cose: bytes | None
+
+
 class Outbox:
     """Hands receipts to the log through a Redis Stream, in order, at least once.
 
@@ -68,6 +84,8 @@ class Outbox:
         self._busy = False
         # Newest receipt of a thread, so that the next one can name it without a read.
         self._newest: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        # What waits, by receipt id: a thread's next turn may end before its last receipt is out.
+        self._waiting: dict[bytes, ReceiptJob] = {}
         self.on_issued: Callable[[], None] = lambda: None
 
     def has_room(self, receipts: int) -> bool:
@@ -81,6 +99,8 @@ class Outbox:
     def put(self, job: ReceiptJob) -> None:
         """Queue one receipt; never blocks. `has_room` was asked before the turn began."""
         self._jobs.put_nowait(job)
+        if job.chained and not job.again:
+            self._waiting[job.receipt.receipt_id] = job
 
     async def run(self) -> None:
         """Hand receipts over until cancelled."""
@@ -93,6 +113,7 @@ class Outbox:
                 await self._hand_over(job)
             finally:
                 self._busy = False
+                self._waiting.pop(job.receipt.receipt_id, None)
             self.on_issued()
 
     async def drain(self, timeout_s: float) -> int:
@@ -112,6 +133,10 @@ class Outbox:
         known = self._newest.get(keys.thread_id)
         if known is not None and known[0] == receipt_id:
             return known[1]
+        job = self._waiting.get(receipt_id)
+        if job is not None and job.keys == keys:
+            # Signed once more when its turn comes, to the same bytes (RFC 8032 section 5.1.6).
+            return _digest(sign_receipt(job.receipt, job.signer))
         try:
             (sealed,) = await hash_fields(self._redis, receipt_key(receipt_id.hex()), "sealed")
             found = sealed and open_receipt(keys, receipt_id, sealed)
@@ -119,14 +144,25 @@ class Outbox:
             return None
         return _digest(found) if found else None
 
-    async def handed_over(self, receipt_id: str) -> tuple[bytes | None, bytes | None]:
-        """The sealed receipt and its proof, each None where it is not there (yet).
+    async def handed_over(self, receipt_id: str) -> HandedOver:
+        """What is there of a receipt.
 
         Raises:
             redis.exceptions.RedisError, OSError: Redis is away.
         """
-        sealed, proof = await hash_fields(self._redis, receipt_key(receipt_id), "sealed", "proof")
-        return sealed, proof
+        return HandedOver(
+            *await hash_fields(self._redis, receipt_key(receipt_id), "sealed", "proof", "cose")
+        )
+
+    async def hand_over_erasure(self, keys: ThreadKeys, erasure_id: bytes, signed: bytes) -> bytes:
+        """Give an erasure receipt to its owner and to the log at once, however long Redis is away.
+
+        Returns it as it was sealed.
+        """
+        sealed = seal_receipt(keys, erasure_id, signed, os.urandom(12))
+        await append_leaf(self._redis, erasure_id.hex(), erasure_entry(signed), sealed)
+        self.on_issued()
+        return sealed
 
     async def _hand_over(self, job: ReceiptJob) -> None:
         receipt_id = job.receipt.receipt_id
@@ -143,7 +179,7 @@ class Outbox:
     async def _is_there(self, receipt_id: bytes) -> bool:
         # No guess while Redis is away: a second receipt beside the first one's proof looks forged.
         key = receipt_key(receipt_id.hex())
-        return bool(await _patiently(lambda: self._redis.hexists(key, "sealed"), receipt_id.hex()))
+        return bool(await patiently(lambda: self._redis.hexists(key, "sealed"), receipt_id.hex()))
 
 
 def _digest(cose: bytes) -> bytes:
@@ -169,11 +205,11 @@ async def append_leaf(
             batch.xadd(LEAVES_STREAM, {"id": identifier, "entry": entry})
             await batch.execute()
 
-    await _patiently(append, identifier)
+    await patiently(append, identifier)
 
 
-async def _patiently(call: Callable[[], Awaitable[T]], identifier: str) -> T:
-    """What Redis answers, however long it is away."""
+async def patiently(call: Callable[[], Awaitable[T]], identifier: str) -> T:
+    """What Redis answers, however long it is away; `identifier` for the log."""
     delay = _RETRY_FIRST_S
     while True:
         try:

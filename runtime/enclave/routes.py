@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from runtime.enclave.api import (
     CANCEL_PATH,
     COMPLETION_RECEIPT_LABEL,
     COMPLETIONS_PATH,
+    EVIDENCE_PATH,
+    FORGET_PATH,
     MODELS_PATH,
     PERSONA_DIGEST_HEADER,
     RECEIPT_ID_HEADER,
@@ -27,11 +30,13 @@ from runtime.enclave.api import (
     TURNS_PATH,
     ApiError,
     CancelRequest,
+    ForgetRequest,
     TurnRequest,
     parse_body,
 )
 from runtime.enclave.binding import Binding
 from runtime.enclave.completions import CompletionCall, Completions
+from runtime.enclave.epochs import EpochStore
 from runtime.enclave.openai_api import model_object, parse_chat_request
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.turns import RunningTurn, TurnCall
@@ -42,6 +47,7 @@ from transport.sse import encode_event
 _JSON: Fields = ((b"content-type", b"application/json"),)
 _EVENTS: Fields = ((b"content-type", b"text/event-stream"),)
 _ID = b"/{id}"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -109,6 +115,7 @@ class Routes:
         agent: Runs turns.
         completions: Makes completions.
         outbox: Knows receipts.
+        epochs: Knows attestation bundles.
         notice: The engine's, see `Engine`.
     """
 
@@ -118,6 +125,7 @@ class Routes:
         agent: Agent,
         completions: Completions,
         outbox: Outbox,
+        epochs: EpochStore,
         *,
         notice: str | None,
     ) -> None:
@@ -125,15 +133,18 @@ class Routes:
         self._agent = agent
         self._completions = completions
         self._outbox = outbox
+        self._epochs = epochs
         self._notice = notice
         self._digests = {one.handle: persona_digest(one) for one in library}
         self._table: dict[bytes, dict[bytes, Callable[[Call, str], Awaitable[Reply]]]] = {
             TURNS_PATH: {b"POST": self._turn},
             CANCEL_PATH: {b"POST": self._cancel},
+            FORGET_PATH: {b"POST": self._forget},
             COMPLETIONS_PATH: {b"POST": self._complete},
             MODELS_PATH: {b"GET": self._models},
             MODELS_PATH + _ID: {b"GET": self._model},
             RECEIPTS_PATH + _ID: {b"GET": self._receipt},
+            EVIDENCE_PATH + _ID: {b"GET": self._evidence},
         }
 
     async def answer(self, call: Call) -> Reply:
@@ -171,6 +182,14 @@ class Routes:
         keys = ThreadKeys(cancel.thread_key)
         stopped = await self._agent.cancel(keys, bytes.fromhex(cancel.turn_id))
         return json_reply({"cancelled": stopped})
+
+    async def _forget(self, call: Call, _: str) -> Reply:
+        asked = parse_body(ForgetRequest, call.request.content)
+        keys = ThreadKeys(asked.thread_key)
+        request_id = bytes.fromhex(asked.turn_id)
+        sealed = await self._agent.forget(keys, request_id, call.binding)
+        receipt_id = keys.erasure_id(request_id).hex()
+        return json_reply({"receipt_id": receipt_id, "sealed": base64.b64encode(sealed).decode()})
 
     async def _complete(self, call: Call, _: str) -> Reply:
         request = parse_chat_request(call.request.content)
@@ -217,18 +236,30 @@ class Routes:
 
     async def _receipt(self, _: Call, receipt_id: str) -> Reply:
         try:
-            sealed, proof = await self._outbox.handed_over(receipt_id)
+            found = await self._outbox.handed_over(receipt_id)
         except (redis.exceptions.RedisError, OSError):
-            raise ApiError(
-                503, "receipts_unavailable", "the store is away; ask again in a moment"
-            ) from None
-        if sealed is None and proof is None:
+            raise _away("receipts_unavailable") from None
+        if found.sealed is None and found.proof is None:
             raise ApiError(404, "receipt_unknown", "no such receipt, or it is still on its way")
         return json_reply(
             {
-                "sealed": base64.b64encode(sealed).decode() if sealed is not None else None,
-                "proof": proof.decode() if proof is not None else None,
+                "sealed": _base64(found.sealed),
+                "proof": found.proof.decode() if found.proof is not None else None,
+                "cose": _base64(found.cose),
             }
+        )
+
+    async def _evidence(self, _: Call, digest: str) -> Reply:
+        if _DIGEST.fullmatch(digest) is None:
+            raise ApiError(404, "not_found", "a bundle is asked for by its digest, in hex")
+        try:
+            epoch = await self._epochs.find(digest)
+        except (redis.exceptions.RedisError, OSError):
+            raise _away("evidence_unavailable") from None
+        if epoch is None:
+            raise ApiError(404, "evidence_unknown", "no such bundle, or it is too old")
+        return json_reply(
+            {"bundle": _base64(epoch.bundle), "proof": epoch.proof, "next": epoch.next}
         )
 
     def _persona(self, handle: str) -> Persona:
@@ -245,6 +276,14 @@ class Routes:
                 f"this enclave's {persona.handle} is not the version that you asked for; "
                 "update Sottovoce on this device, or choose another enclave",
             )
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _away(code: str) -> ApiError:
+    return ApiError(503, code, "the store is away; ask again in a moment")
 
 
 async def _turn_events(turn: RunningTurn) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
+import redis.asyncio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
@@ -18,12 +19,15 @@ from runtime.config import EnclaveConfig, EngineConfig
 from runtime.enclave.agent import Agent
 from runtime.enclave.completions import Completions
 from runtime.enclave.engines.base import Engine, EngineError
+from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import Gateway
-from runtime.enclave.identity import IdentityKeeper, load_platform
+from runtime.enclave.identity import IdentityKeeper
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.places import Places
 from runtime.enclave.receiving import Receiver, UnsupportedMediaTypeError, check_size
 from runtime.enclave.routes import Routes
+from runtime.enclave.tee.platform import make_platform
+from runtime.enclave.weights import signed_by
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
 from runtime.serving import bound_site, cancelled, until_stopped
@@ -46,11 +50,12 @@ _HALF_CLOSED_S = 1.0
 
 def make_engine(config: EngineConfig) -> Engine:
     """Choose the engine; heavy libraries are imported only here."""
+    signed = signed_by(config)
     match config.kind:
         case "embedded":
             from runtime.enclave.engines.embedded import EmbeddedEngine
 
-            return EmbeddedEngine()
+            return EmbeddedEngine(signed=signed)
         case "vllm":
             from runtime.enclave.engines.vllm import VllmEngine
 
@@ -58,7 +63,7 @@ def make_engine(config: EngineConfig) -> Engine:
                 raise SetupError(
                     "the vllm engine needs a model: `make run ENGINE=vllm MODEL=<folder or name>`"
                 )
-            return VllmEngine(config.model, max_model_len=config.context_tokens)
+            return VllmEngine(config.model, max_model_len=config.context_tokens, signed=signed)
         case "openai":
             from runtime.enclave.engines.openai import OpenAiEngine
 
@@ -293,37 +298,51 @@ async def _started(engine: Engine) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-async def serve(config: EnclaveConfig, stop: asyncio.Event) -> None:
-    """Run the enclave until `stop`; raises SetupError where it cannot start."""
-    platform = load_platform(config.simulated_root, debug=config.debug)
+async def serve(
+    config: EnclaveConfig,
+    stop: asyncio.Event,
+    *,
+    outbox: Callable[[redis.asyncio.Redis], Outbox] = Outbox,
+) -> None:
+    """Run the enclave until `stop`; raises SetupError where it cannot start.
+
+    `outbox` makes what hands receipts over; a benchmark gives one that does not.
+    """
+    platform = make_platform(config)
     registry = CollectorRegistry()
     async with (
         contextlib.AsyncExitStack() as stack,
         connect_redis(config.redis_url) as client,
     ):
         engine = await stack.enter_async_context(_started(make_engine(config.engine)))
-        outbox = Outbox(client)
-        metrics = EnclaveMetrics(registry, queue=engine.queued, pending=outbox.pending)
-        outbox.on_issued = metrics.receipts.inc
+        receipts = outbox(client)
+        metrics = EnclaveMetrics(registry, queue=engine.queued, pending=receipts.pending)
+        receipts.on_issued = metrics.receipts.inc
         identities = IdentityKeeper(
-            client, config.gateway, engine, platform, lifetime_s=config.key_lifetime_s
+            client,
+            config.gateway,
+            engine,
+            platform,
+            lifetime_s=config.key_lifetime_s,
+            evidence_interval_s=config.evidence_interval_s,
         )
-        places = Places(config.max_turns, outbox)
+        places = Places(config.max_turns, receipts)
         agent = Agent(
-            engine, ThreadStore(client), outbox, metrics, places=places, debug=config.debug
+            engine, ThreadStore(client), receipts, metrics, places=places, debug=config.debug
         )
-        completions = Completions(engine, outbox, metrics, places=places)
-        routes = Routes(load_library(), agent, completions, outbox, notice=engine.notice)
+        completions = Completions(engine, receipts, metrics, places=places)
+        epochs = EpochStore(client)
+        routes = Routes(load_library(), agent, completions, receipts, epochs, notice=engine.notice)
         gateway = Gateway(Receiver(identities), routes, metrics)
         serve_metrics(registry, config.metrics_port)
-        tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(identities.run())]
+        tasks = [asyncio.create_task(receipts.run()), asyncio.create_task(identities.run())]
         try:
             async with bound_site(make_server(gateway, identities), config.host, config.port):
                 await until_stopped(stop, tasks)
                 await identities.withdraw()
                 places.close()
                 await asyncio.gather(agent.close(_TURN_GRACE_S), completions.close(_TURN_GRACE_S))
-                if left := await outbox.drain(_RECEIPT_GRACE_S):
+                if left := await receipts.drain(_RECEIPT_GRACE_S):
                     log.warning("%d receipts were not handed over; resend those turns", left)
         finally:
             await cancelled(tasks)

@@ -103,9 +103,18 @@ class TurnTable:
         """Turns that have not ended."""
         return list(self._running.values())
 
+    def of_thread(self, keys: ThreadKeys) -> list[RunningTurn]:
+        """Turns of one thread that have not ended."""
+        return [turn for turn in self._running.values() if turn.call.keys == keys]
+
     def count(self, keys: ThreadKeys) -> int:
         """How many turns of one thread run."""
         return sum(thread_id == keys.thread_id for thread_id, _ in self._running)
+
+    def forget(self, keys: ThreadKeys) -> None:
+        """Drop the finished turns of one thread: they hold text."""
+        for key in [key for key in self._finished if key[0] == keys.thread_id]:
+            del self._finished[key]
 
     def finish(self, turn: RunningTurn, *, keep: bool) -> None:
         """Keep a finished turn replayable for a while, or drop it so that it may be retried."""

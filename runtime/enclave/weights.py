@@ -193,8 +193,9 @@ def check_manifest(found: Mapping[str, str], signed: SignedBy | None, folder: Pa
 def _digest(path: Path, meter: _Meter) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
-    # Not followed even now: the folder was looked through a while ago.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # Not followed even now: the folder was looked through a while ago. Nor does a pipe block here.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(path, flags)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is no file", str(path))

@@ -47,9 +47,12 @@ def test_every_purpose_has_a_key_of_its_own() -> None:
         keys.receipt_key(bytes(15) + b"\x01").hex(),
         keys.turn_tag(bytes(16)).hex(),
         keys.turn_tag(bytes(15) + b"\x01").hex(),
+        keys.erasure_id(bytes(16)).hex(),
+        keys.erasure_id(bytes(15) + b"\x01").hex(),
+        keys.erasure_salt(bytes(16)).hex(),
     ]
     assert len(set(values)) == len(values)
-    assert [len(value) for value in values] == [64, 64, 64, 64, 64, 64, 32, 32]
+    assert [len(value) for value in values] == [64, 64, 64, 64, 64, 64, 32, 32, 32, 32, 64]
 
 
 def test_turn_tags_of_two_threads_do_not_match() -> None:

@@ -497,3 +497,59 @@ async def test_a_server_that_takes_no_writes_is_unavailable(
     assert (await store.load(KEYS, expected=positions[-1], last=5)).position == positions[-1]
     await own_redis_client.config_set("min-replicas-to-write", 0)
     assert (await store.append(KEYS, positions[-1], _turn(2))).length == 3
+
+
+async def test_a_forgotten_thread_leaves_nothing(redis_client: Redis) -> None:
+    """What there was is told, both keys are gone, and other threads stay as they are."""
+    store = ThreadStore(redis_client)
+    positions = await _fill(store, 3)
+    await _fill(store, 2, keys=OTHER)
+    erased = await store.forget(KEYS)
+    assert (erased.length, erased.head) == (3, positions[-1].head)
+    assert await redis_client.exists(RECORDS, TURNS) == 0
+    assert (await store.load(OTHER, expected=None, last=9)).position.length == 2
+    again = await store.forget(KEYS)
+    assert (again.length, again.head) == (0, None)
+    assert await redis_client.exists(RECORDS, TURNS) == 0
+
+
+async def test_no_turn_that_began_before_writes_into_a_forgotten_thread(
+    redis_client: Redis,
+) -> None:
+    """Its place is gone, and where it was shows as a rollback: the writer does not go on."""
+    store = ThreadStore(redis_client)
+    positions = await _fill(store, 2)
+    await store.forget(KEYS)
+    with pytest.raises(ConflictError):
+        await store.append(KEYS, positions[-1], _turn(9))
+    with pytest.raises(RollbackError):
+        await store.load(KEYS, expected=positions[-1], last=1)
+    assert await redis_client.exists(RECORDS, TURNS) == 0
+
+
+@pytest.mark.parametrize("damage", ["string", "strange entry", "damaged record", "no records"])
+async def test_what_cannot_be_read_can_be_forgotten(redis_client: Redis, damage: str) -> None:
+    """A person may forget a thread whatever somebody has done to it; nothing is made up."""
+    store = ThreadStore(redis_client)
+    await _fill(store, 2)
+    if damage == "string":
+        await redis_client.set(RECORDS, b"not a stream")
+    elif damage == "strange entry":
+        await redis_client.xadd(RECORDS, {"x": "y"})
+    elif damage == "damaged record":
+        await _replace(redis_client, [(b"1-0", {b"r": b"x", b"h": b"too short"})])
+    else:
+        await redis_client.delete(RECORDS)
+    erased = await store.forget(KEYS)
+    assert erased.head is None
+    assert erased.length == {"strange entry": 3, "damaged record": 1}.get(damage, 0)
+    assert await redis_client.exists(RECORDS, TURNS) == 0
+
+
+async def test_forgetting_fails_clearly_while_redis_is_away(
+    valkey_process: Any, own_redis_client: Redis
+) -> None:
+    """Nothing is said to be forgotten that may not be."""
+    valkey_process.kill()
+    with pytest.raises(UnavailableError):
+        await ThreadStore(own_redis_client).forget(KEYS)

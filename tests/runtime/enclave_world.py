@@ -26,6 +26,8 @@ from memory.keys import derive_thread_key
 from memory.store import ThreadStore
 from personas.digest import persona_digest
 from personas.library import load_library
+from proofs.evidence.base import Platform
+from proofs.evidence.simulated import SimulatedPlatform
 from proofs.log.service import LogConfig, serve
 from proofs.note import parse_vkey
 from proofs.policy import Policy
@@ -34,6 +36,7 @@ from runtime.enclave.api import to_base64url
 from runtime.enclave.completions import Completions
 from runtime.enclave.engines.base import Engine
 from runtime.enclave.engines.scripted import ScriptedEngine
+from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import STALLED_S, Gateway
 from runtime.enclave.identity import Identity, IdentityKeeper, load_platform, release_digest
 from runtime.enclave.outbox import Outbox
@@ -49,6 +52,8 @@ from transport import media
 from transport.bhttp import Request, Response, decode_response, encode_request
 from transport.keyconfig import KeyConfig, decode_key_config_list
 from transport.ohttp import ChunkedRequestSealer, encapsulate
+from transport.relay.config import RelayConfig
+from transport.relay.server import serve as serve_relay
 
 GATEWAY = "enclave-0"
 WREN = load_library().get("wren")
@@ -69,15 +74,29 @@ class World:
     url: str
     root: Ed25519PrivateKey
 
-    def keeper(
-        self, *, lifetime_s: int = 3600, debug: bool = False, engine: Engine | None = None
-    ) -> IdentityKeeper:
-        """A new enclave's."""
+    def platform(self, *, debug: bool = False) -> SimulatedPlatform:
+        """A machine under the development root."""
         file = self.folder / "root.pem"
         file.write_bytes(pem(self.root))
-        platform = load_platform(file, debug=debug)
+        return load_platform(file, debug=debug)
+
+    def keeper(
+        self,
+        *,
+        lifetime_s: int = 3600,
+        evidence_interval_s: int = 3600,
+        debug: bool = False,
+        engine: Engine | None = None,
+        platform: Platform | None = None,
+    ) -> IdentityKeeper:
+        """A new enclave's."""
         return IdentityKeeper(
-            self.client, GATEWAY, engine or ScriptedEngine(), platform, lifetime_s=lifetime_s
+            self.client,
+            GATEWAY,
+            engine or ScriptedEngine(),
+            platform or self.platform(debug=debug),
+            lifetime_s=lifetime_s,
+            evidence_interval_s=evidence_interval_s,
         )
 
     @contextlib.asynccontextmanager
@@ -141,6 +160,7 @@ class Enclave:
     keeper: IdentityKeeper
     outbox: Outbox
     places: Places
+    agent: Agent
     completions: Completions
     registry: CollectorRegistry
     http: aiohttp.ClientSession
@@ -199,6 +219,8 @@ async def running_enclave(
     engine: Engine | None = None,
     *,
     lifetime_s: int = 3600,
+    platform: Platform | None = None,
+    agent_kind: type[Agent] = Agent,
     receive_s: float = RECEIVE_S,
     budget_bytes: int = RECEIVE_BUDGET_BYTES,
     stalled_s: float = STALLED_S,
@@ -211,11 +233,12 @@ async def running_enclave(
     outbox = Outbox(world.client)
     metrics = EnclaveMetrics(registry, queue=engine.queued, pending=outbox.pending)
     outbox.on_issued = metrics.receipts.inc
-    keeper = world.keeper(lifetime_s=lifetime_s, engine=engine)
+    keeper = world.keeper(lifetime_s=lifetime_s, engine=engine, platform=platform)
     places = Places(max_turns, outbox)
-    agent = Agent(engine, ThreadStore(world.client), outbox, metrics, places=places)
+    agent = agent_kind(engine, ThreadStore(world.client), outbox, metrics, places=places)
     completions = Completions(engine, outbox, metrics, places=places)
-    routes = Routes(load_library(), agent, completions, outbox, notice=engine.notice)
+    epochs = EpochStore(world.client)
+    routes = Routes(load_library(), agent, completions, outbox, epochs, notice=engine.notice)
     receiver = Receiver(keeper, receive_s=receive_s, budget_bytes=budget_bytes)
     gateway = Gateway(receiver, routes, metrics, stalled_s=stalled_s)
     port = free_port()
@@ -227,7 +250,7 @@ async def running_enclave(
         await keeper.rotate()
         handing = asyncio.create_task(outbox.run())
         try:
-            yield Enclave(port, keeper, outbox, places, completions, registry, http)
+            yield Enclave(port, keeper, outbox, places, agent, completions, registry, http)
             await agent.close(5)
             await completions.close(5)
             assert await outbox.drain(10) == 0
@@ -236,6 +259,22 @@ async def running_enclave(
             handing.cancel()
             await asyncio.gather(handing, return_exceptions=True)
             await engine.close()
+
+
+@contextlib.asynccontextmanager
+async def relay(enclave: Enclave) -> AsyncIterator[str]:
+    """A real relay in front of an enclave, while the block runs; its address."""
+    stop = asyncio.Event()
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    config = RelayConfig(
+        host="127.0.0.1", port=0, gateways={GATEWAY: enclave.url}, registry=CollectorRegistry()
+    )
+    task = asyncio.create_task(serve_relay(config, stop, started=listening.set_result))
+    try:
+        yield f"http://127.0.0.1:{await listening}"
+    finally:
+        stop.set()
+        await task
 
 
 def inner(

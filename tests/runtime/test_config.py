@@ -37,6 +37,7 @@ CONFIGS = [
         engine=EngineConfig(kind="openai", model='a "quoted" näme', base_url="http://[::1]:1/v1"),
         debug=True,
         key_lifetime_s=60,
+        evidence_interval_s=5,
     ),
     RelayRoleConfig(gateways={"enclave-0": "http://127.0.0.1:1", "enclave-1": "http://[::1]:2"}),
     LogRoleConfig(redis_url=URL, directory=Path("/data/log"), key_file=Path("/data/log.key")),

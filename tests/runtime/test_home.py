@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.client.home import DeviceHome, ReceiptRow
+from runtime.client.home import DeviceHome
+from runtime.client.rows import ReceiptRow
 from runtime.errors import Exit, SetupError, SottoError
 from tests.e2e.system import ROOT
 

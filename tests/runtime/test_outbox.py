@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from memory.keys import ThreadKeys
 from proofs.receipt import Outcome, Receipt, decode_receipt, receipt_entry
-from runtime.enclave.outbox import CAPACITY, UNSETTLED_TTL_S, Outbox, ReceiptJob
+from runtime.enclave.outbox import CAPACITY, UNSETTLED_TTL_S, HandedOver, Outbox, ReceiptJob
 from runtime.errors import SottoError
 from runtime.sealing import open_receipt
 from runtime.streams import LEAVES_STREAM, receipt_key
@@ -284,14 +284,16 @@ async def test_what_was_handed_over_can_be_read_again(redis_client: Redis) -> No
     """The sealed receipt as it was put there, the log's proof when it is there."""
     outbox = Outbox(redis_client)
     name = a_job(1).receipt.receipt_id.hex()
-    assert await outbox.handed_over(name) == (None, None)
+    assert await outbox.handed_over(name) == HandedOver(None, None, None)
     outbox.put(a_job(1))
     async with working(outbox):
         await outbox.drain(10)
     stored = await sealed(redis_client, a_job(1))
-    assert await outbox.handed_over(name) == (stored, None)
+    assert await outbox.handed_over(name) == HandedOver(stored, None, None)
     await redis_client.hset(receipt_key(name), "proof", b"proof")
-    assert await outbox.handed_over(name) == (stored, b"proof")
+    assert await outbox.handed_over(name) == HandedOver(stored, b"proof", None)
+    await redis_client.hset(receipt_key(name), "cose", b"\xd2")
+    assert await outbox.handed_over(name) == HandedOver(stored, b"proof", b"\xd2")
 
 
 def test_a_waiting_receipt_shows_no_key() -> None:

@@ -446,7 +446,10 @@ async def test_a_reply_that_breaks_off_is_an_error_in_the_stream(
 
 
 async def test_no_canary_is_found_anywhere(system: System, tmp_path: Path) -> None:
-    """Words of a completion and the program's key: not in a log, not in Redis, not on the way."""
+    """Words of a completion and the program's key: not in a log, not in Redis, not on the way.
+
+    The device's own database alone has the words, for their owner to disclose; the key nobody has.
+    """
     words = ["Quillhampton", "zeppelin"]
     messages: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": f"I moved to {words[0]} and fly a {words[1]}"}
@@ -472,9 +475,15 @@ async def test_no_canary_is_found_anywhere(system: System, tmp_path: Path) -> No
         )
     kept = [file.read_bytes() for file in (system.data / "valkey").rglob("*") if file.is_file()]
     logs = [file.read_bytes() for file in (system.data / "logs").rglob("*") if file.is_file()]
-    home = [file.read_bytes() for file in (tmp_path / "home").rglob("*") if file.is_file()]
-    haystack = b"\0".join([crossed, errors.encode(), *kept, *logs, *home])
+    haystack = b"\0".join([crossed, errors.encode(), *kept, *logs])
     assert len(haystack) > 20_000
     for word in (*words, API_KEY, "paced script", "OpenAI", "stainless"):
         assert word.encode() not in haystack, f"{word} can be read"
         assert word.lower().encode() not in haystack.lower(), f"{word} can be read"
+    holding = set()
+    for file in (tmp_path / "home").rglob("*"):
+        content = file.read_bytes().lower()
+        assert API_KEY.lower().encode() not in content
+        holding |= {file.name for word in words if word.lower().encode() in content}
+        assert file.stat().st_mode & 0o077 == 0
+    assert {name.partition("-")[0] for name in holding} == {"device.db"}

@@ -19,8 +19,9 @@ from personas.library import load_library
 from proofs.policy import Policy
 from runtime.client.carrier import UNKNOWN_KEY, StreamLostError
 from runtime.client.device import Device
-from runtime.client.home import DeviceHome, ReceiptRow
+from runtime.client.home import DeviceHome
 from runtime.client.relays import RelayCarrier
+from runtime.client.rows import ReceiptRow
 from runtime.client.sealed import Call
 from runtime.errors import Exit, SottoError
 from tests.e2e.system import System

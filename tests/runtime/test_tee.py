@@ -493,6 +493,11 @@ def test_what_cannot_be_collateral_is_named(tmp_path: Path) -> None:
     (tmp_path / "snp/a.der").write_bytes(b"no certificate")
     with pytest.raises(SetupError, match="no certificate"):
         load_collateral(tmp_path)
+    version = bytes.fromhex("a003020102")
+    der = SnpMachine.create().ark.der.replace(version, version[:-1] + b"\x05", 1)
+    (tmp_path / "snp/a.der").write_bytes(der)
+    with pytest.raises(SetupError, match="no certificate"):
+        load_collateral(tmp_path)
     (tmp_path / "snp/a.der").unlink()
     (tmp_path / "tdx.json").write_bytes(bytes(MAX_FILE + 1))
     with pytest.raises(SetupError, match="more than"):

@@ -1,0 +1,116 @@
+"""The device's database: its form, the steps from earlier forms, and how it is opened."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from pathlib import Path
+
+from runtime.errors import SetupError
+
+_FIRST_FORM = """
+CREATE TABLE IF NOT EXISTS threads (
+    persona TEXT PRIMARY KEY, position TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS enclaves (
+    enclave_id TEXT PRIMARY KEY, bundle BLOB NOT NULL, proof TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS receipts (
+    receipt_id TEXT PRIMARY KEY,
+    turn_id TEXT NOT NULL,
+    persona TEXT NOT NULL,
+    enclave_id TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    commitments BLOB NOT NULL,
+    receipt BLOB,
+    proof TEXT,
+    problem TEXT
+) STRICT;
+"""
+_COMPLETIONS = "ALTER TABLE receipts ADD COLUMN seal_key BLOB"
+# Verdicts are a history: what was once found is never rewritten. They hold digests and no text, so
+# forgetting a thread, which leaves its receipts, has no need to delete any.
+_PROOFS = """
+ALTER TABLE threads ADD COLUMN thread INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE enclaves ADD COLUMN next TEXT;
+ALTER TABLE receipts ADD COLUMN thread INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE receipts ADD COLUMN persona_digest BLOB;
+ALTER TABLE receipts ADD COLUMN cose BLOB;
+CREATE TABLE said (
+    receipt_id TEXT PRIMARY KEY, request BLOB NOT NULL, response TEXT NOT NULL
+) STRICT;
+CREATE TABLE sealings (
+    receipt_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    enclave_id TEXT NOT NULL,
+    request_salt BLOB NOT NULL,
+    response_salt BLOB NOT NULL,
+    PRIMARY KEY (receipt_id, number)
+) STRICT;
+CREATE TABLE erasures (
+    receipt_id TEXT PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    persona TEXT NOT NULL,
+    thread INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    enclave_id TEXT,
+    receipt BLOB,
+    proof TEXT,
+    cose BLOB
+) STRICT;
+CREATE TABLE verdicts (
+    receipt_id TEXT NOT NULL,
+    evaluated_at INTEGER NOT NULL,
+    policy TEXT NOT NULL,
+    holds INTEGER NOT NULL,
+    verdicts TEXT NOT NULL
+) STRICT;
+CREATE INDEX verdicts_by_receipt ON verdicts (receipt_id);
+CREATE TRIGGER verdicts_are_not_rewritten BEFORE UPDATE ON verdicts
+BEGIN SELECT RAISE(ABORT, 'a verdict is never rewritten'); END;
+CREATE TRIGGER verdicts_are_not_deleted BEFORE DELETE ON verdicts
+BEGIN SELECT RAISE(ABORT, 'a verdict is never deleted'); END;
+"""
+# Steps from one form of the database to the next; `user_version` counts those that were taken.
+_MIGRATIONS = (_COMPLETIONS, _PROOFS)
+
+
+def open_database(folder: Path) -> sqlite3.Connection:
+    """The database in a device's folder, in this version's form.
+
+    Raises:
+        SetupError: A newer version wrote it.
+        OSError, sqlite3.Error: It cannot be used.
+    """
+    path = folder / "device.db"
+    # SQLite does not wait its turn to change the journal's mode, so first starts queue here.
+    with (folder / "master.key").open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        # Made before SQLite makes it for others to read; its journal takes the same mode.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        database = sqlite3.connect(path, isolation_level=None, timeout=10)
+        try:
+            # What is deleted is overwritten: a conversation that is forgotten is not left in
+            # pages that nobody uses.
+            database.executescript(
+                "PRAGMA journal_mode=WAL; PRAGMA secure_delete=ON;" + _FIRST_FORM
+            )
+            _migrate(database, path)
+        except (sqlite3.Error, SetupError):
+            database.close()
+            raise
+        return database
+
+
+def _migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Bring a database of an earlier version to this one's form; each step whole or not at all."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(_MIGRATIONS):
+        raise SetupError(
+            f"{path} was written by a newer Sottovoce; update this one, or choose another folder "
+            "with --home or SOTTO_HOME"
+        )
+    for number, step in enumerate(_MIGRATIONS[version:], version + 1):
+        database.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,48 @@
+"""When and for how long a device tries again what failed on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from runtime.client.carrier import StreamLostError
+from runtime.errors import SottoError
+
+# A request is sent again, under the same id, for this long while parts of the system restart.
+_RETRY_FOR_S = 60.0
+_RETRY_PAUSE_S = 0.3
+# Codes after which another try can succeed.
+RETRYABLE = frozenset(
+    {
+        "answered_elsewhere",
+        "edge_away",
+        "enclave_away",
+        "key_expired",
+        "memory_unavailable",
+        "overloaded",
+        "relay_away",
+        "stopping",
+        "too_many_turns",
+    }
+)
+
+
+class Retrying:
+    """The tries of one request."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + _RETRY_FOR_S
+
+    async def after(self, error: StreamLostError | SottoError) -> None:
+        """Wait before the next try.
+
+        Raises:
+            SottoError: There should be none: it would fail again, or the time is up.
+        """
+        if isinstance(error, StreamLostError):
+            error = SottoError(str(error), code=error.code)
+        elif error.code not in RETRYABLE:
+            raise error
+        if time.monotonic() > self._deadline:
+            raise error
+        await asyncio.sleep(_RETRY_PAUSE_S)
