@@ -18,8 +18,11 @@ import orjson
 import uvloop
 
 from loadtest.attack import attack
+from loadtest.bench_evidence import evidence
 from loadtest.bench_functions import seal, verify
+from loadtest.bench_log import log
 from loadtest.bench_path import path
+from loadtest.bench_receipts import receipts
 from loadtest.bench_relay import relay
 from loadtest.rounds import Comparison, Effort, progress
 from runtime.commands.common import print_json, say
@@ -31,7 +34,10 @@ QUICK = Effort(rounds=5, slice_s=0.02, streams=(1, 16), turns=1, tokens=16)
 BENCHES: dict[str, Callable[[Effort], Iterator[Comparison] | AsyncIterator[Comparison]]] = {
     "seal": seal,
     "verify": verify,
+    "evidence": evidence,
+    "log": log,
     "path": path,
+    "receipts": receipts,
     "relay": relay,
     "shaping": attack,
 }

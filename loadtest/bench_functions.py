@@ -15,7 +15,7 @@ from proofs import merkle
 from proofs.bundle import Bundle, bundle_entry, make_bundle
 from proofs.checkpoint import Checkpoint
 from proofs.claims import Claims
-from proofs.disclosure import encode_disclosure
+from proofs.disclosure import Disclosure, encode_disclosure
 from proofs.ed25519 import raw_public
 from proofs.evidence.simulated import SimulatedPlatform
 from proofs.note import Signer
@@ -113,11 +113,11 @@ def verify(effort: Effort) -> Iterator[Comparison]:
     now = int(time.time())
     root, key, log_key = (Ed25519PrivateKey.generate() for _ in range(3))
     made = _attest(root, key, now)
-    receipt = _receipt(made.digest, now)
+    receipt = a_receipt(made.digest, now)
     signed, bundle = sign_receipt(receipt, key), made.encode()
     log = Signer("bench.example/log", log_key)
-    receipt_proof, bundle_proof = _prove(log, receipt_entry(signed), bundle_entry(bundle))
-    disclosure = encode_disclosure(signed, receipt_proof, bundle, bundle_proof)
+    receipt_proof, bundle_proof = prove(log, receipt_entry(signed), bundle_entry(bundle))
+    disclosure = encode_disclosure(Disclosure(signed, receipt_proof, b"", bundle, bundle_proof))
     policy = Policy.strict().allowing_simulated([raw_public(root)]).trusting_logs([log.verifier])
     if not verify_disclosure(disclosure, policy, now).holds:
         raise SottoError("the bench's own disclosure does not hold: a defect to be reported")
@@ -163,7 +163,7 @@ def _attest(root: Ed25519PrivateKey, key: Ed25519PrivateKey, now: int) -> Bundle
     return make_bundle(claims, platform, now)
 
 
-def _receipt(enclave: bytes, now: int) -> Receipt:
+def a_receipt(enclave: bytes, now: int) -> Receipt:
     return Receipt(
         receipt_id=os.urandom(16),
         enclave=enclave,
@@ -184,7 +184,7 @@ def _receipt(enclave: bytes, now: int) -> Receipt:
     )
 
 
-def _prove(log: Signer, *entries: bytes) -> list[str]:
+def prove(log: Signer, *entries: bytes) -> list[str]:
     """Inclusion proofs of entries among many others."""
     filler = [os.urandom(32) for _ in range(_LOG_SIZE - len(entries))]
     leaves = [merkle.leaf_hash(entry) for entry in (*entries, *filler)]

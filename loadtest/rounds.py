@@ -93,9 +93,9 @@ def side_by_side(
 ) -> Comparison:
     """Measure two functions by turns, in CPU microseconds per call."""
     progress(name)
-    calls = [max(1, round(effort.slice_s / _per_call(work, 50))) for work in (ours, other)]
+    calls = [max(1, round(effort.slice_s / cpu_per_call(work, 50))) for work in (ours, other)]
     rounds = [
-        (_per_call(ours, calls[0]) * 1e6, _per_call(other, calls[1]) * 1e6)
+        (cpu_per_call(ours, calls[0]) * 1e6, cpu_per_call(other, calls[1]) * 1e6)
         for _ in range(effort.rounds)
     ]
     return Comparison(name, against, "µs", tuple(rounds))
@@ -107,7 +107,7 @@ def progress(text: str) -> None:
     sys.stderr.flush()
 
 
-def _per_call(work: Callable[[], object], calls: int) -> float:
+def cpu_per_call(work: Callable[[], object], calls: int) -> float:
     """Of CPU time: what else runs on this machine counts for less than on a clock."""
     began = time.thread_time()
     for _ in range(calls):

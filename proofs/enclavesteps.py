@@ -113,7 +113,7 @@ def check_enclave(
     _check_bound(findings, bundle, claims, found.cpu)
     _check_freshness(findings, claims, found, policy, moment.turn)
     check_tcb(findings, bundle.kind, found, policy, moment.now)
-    _check_release(findings, claims.release, policy)
+    check_release(findings, bundle.kind, found.cpu.measurements, policy, claims.release)
     check_custody(findings, found.cpu, policy)
     if found.gpu is None:
         check_no_gpu(findings, policy)
@@ -333,10 +333,20 @@ def check_tcb(
         findings.see(Check.TCB, f"advisories: {', '.join(advisories) or 'none'}")
 
 
-def _check_release(findings: Findings, release: bytes, policy: Policy) -> None:
-    """The part of step (10) that is about our own software."""
-    if release in policy.revoked_releases:
-        findings.fail(Check.TCB, "release_revoked", f"release {release.hex()} has been revoked")
+def check_release(
+    findings: Findings,
+    kind: str,
+    measurements: Measurements,
+    policy: Policy,
+    release: bytes | None,
+) -> None:
+    """The part of step (10) that is about our own software: the release that claims name, where
+    there are claims, and those that were measured, which cannot call themselves another."""
+    found = {one.digest for one in policy.releases_with(kind, measurements)}
+    if release is not None:
+        found.add(release)
+    for one in sorted(found.intersection(policy.revoked_releases)):
+        findings.fail(Check.TCB, "release_revoked", f"release {one.hex()} has been revoked")
 
 
 def _add_news(

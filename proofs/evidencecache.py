@@ -7,7 +7,8 @@ judged each time.
 An appraisal depends on the bytes, the time and the collateral alone, and on the time only by
 periods of validity that begin and end once (of certificates, revocation lists, collateral). So
 evidence without a problem at two times has none between them, and one found to say the same at
-both says it in between.
+both says it in between. GPU evidence with two answers to one question is the exception: it is
+remembered for single times.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class EvidenceCache:
             return known.found
         found = appraise(data, at, new)
         first = last = at
-        if not found.problems:
+        if not (found.problems or (isinstance(found, GpuAppraisal) and found.alternatives)):
             if known is not None and known.found == found:
                 first, last = min(first, known.first), max(last, known.last)
             if last < until and appraise(data, until, new) == found:

@@ -10,6 +10,7 @@ from proofs.enclavesteps import (
     check_custody,
     check_kind,
     check_measurements,
+    check_release,
     check_tcb,
 )
 from proofs.errors import UnreadableError
@@ -73,6 +74,7 @@ def _verify_cpu(
     check_cpu(findings, kind, cpu, policy)
     check_measurements(findings, kind, cpu.measurements, policy, None)
     check_tcb(findings, kind, Appraised(cpu, None), policy, at)
+    check_release(findings, kind, cpu.measurements, policy, None)
     check_custody(findings, cpu, policy)
     need = {Subject.ORIGIN, Subject.TCB}
     if policy.custody.kind != "none":

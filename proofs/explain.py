@@ -114,7 +114,7 @@ def _software(policy: Policy) -> Iterator[str]:
             "whenever they ran."
         )
     if policy.models:
-        yield f"The model must be one of {len(policy.models)} manifests: {_hex(policy.models)}."
+        yield f"The model's manifest must be {_hex(policy.models)}."
     else:
         yield "Any model may answer; the receipt names its manifest."
 
@@ -199,6 +199,16 @@ def _warnings(policy: Policy) -> Iterator[str]:
     software = bool(policy.measurements or policy.releases)
     late = [one for one in policy.tdx.statuses if one.startswith("OutOfDate")]
     inclusion, gpu = policy.require_inclusion, policy.gpu
+    foreign = [
+        name
+        for name, roots, theirs in (
+            (_HARDWARE[tdx.KIND], policy.tdx.roots, tdx.ROOTS),
+            (_HARDWARE[snp.KIND], policy.snp.roots, snp.ROOTS),
+            ("GPUs", gpu.roots, nvidia.ROOTS),
+            ("GPUs' reference values", gpu.rim_roots, nvidia.RIM_ROOTS),
+        )
+        if not theirs.issuperset(roots)
+    ]
     for applies, text in (
         (
             simulated,
@@ -259,6 +269,11 @@ def _warnings(policy: Policy) -> Iterator[str]:
         (
             tdx.KIND in kinds and bool(late),
             f"TDX machines with known flaws pass for good: {_list(late, last='and')}.",
+        ),
+        (
+            bool(foreign),
+            f"Roots that are not the vendor's are pinned for {_list(foreign, last='and')}: whoever "
+            "has their keys can make up such evidence.",
         ),
         (
             snp.KIND in kinds and "Milan" in policy.snp.products,

@@ -15,6 +15,8 @@ from proofs.steps import Check
 
 # Problems of GPU evidence that are none of its signatures and chain.
 _CHECKS = {"measurement": Check.GPU_STATE, "nonce": Check.GPU_BOUND}
+# How the codes of what OCSP responses tell end, on chains of GPUs and of reference values alike.
+_REVOKED = ("revoked", "held")
 
 
 def check_no_gpu(findings: Findings, policy: Policy) -> None:
@@ -68,7 +70,12 @@ def check_gpu(
 def _check_revocation(
     findings: Findings, gpu: GpuAppraisal, newer: GpuAppraisal | None, policy: Policy
 ) -> None:
-    known = gpu.revocation_checked or (newer is not None and newer.revocation_checked)
+    # News of a revocation cannot say that there was none at the turn.
+    known = gpu.revocation_checked or (
+        newer is not None
+        and newer.revocation_checked
+        and not any(one.code.endswith(_REVOKED) for one in newer.problems)
+    )
     if policy.gpu.revocation:
         findings.check(
             Check.GPU_SIGNATURES,
@@ -171,7 +178,7 @@ def check_nonce(findings: Findings, gpu: GpuAppraisal, claims: Claims) -> None:
     findings.check(
         Check.GPU_BOUND,
         hmac.compare_digest(gpu.nonce, gpu_nonce(claims)),
-        "its nonce derives from these keys",
+        "its nonce derives from these claims",
         "gpu_nonce",
-        "the GPU signed a nonce of other keys",
+        "the GPU signed a nonce of other claims: of other keys, or of another epoch",
     )

@@ -407,5 +407,6 @@ def _explain(error: ValidationError) -> str:
                 f"unknown key '{key}'. Remove it, or use one of: {', '.join(model.model_fields)}."
             )
         else:
-            told.append(f"'{key}': {fault['msg'].rstrip('.')}. Correct it.")
+            message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+            told.append(f"'{key}': {message}. Correct it.")
     return " ".join(told)

@@ -103,8 +103,9 @@ class Check(Enum):
     GPU_BOUND = (
         13,
         Subject.GPU,
-        "GPU bound to the keys",
-        "The GPUs signed a number made of these very keys: they are not those of another enclave.",
+        "GPU bound to the claims",
+        "The GPUs signed a number made of these very claims: theirs is no evidence of other keys, "
+        "of another enclave or of another epoch.",
     )
     GPU_STATE = (
         14,

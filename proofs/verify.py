@@ -16,7 +16,7 @@ No network, no clock: the evaluation time is an argument. The steps, as numbered
      release; judged again where newer collateral is given.
 (11) Custody: somebody whom the policy names vouches for the platform.
 (12) GPU: its signatures and chain hold and end at a pinned root, and it is as real as the CPU.
-(13) GPU: its nonce derives from these keys.
+(13) GPU: its nonce derives from exactly these claims.
 (14) GPU: number, mode, driver, firmware and measurements are as the policy wants.
 (15) Inclusion: the bundle's entry stands in the tree of a checkpoint that a pinned log signed and
      as many pinned witnesses cosigned as the policy wants.
@@ -314,7 +314,7 @@ def verify_disclosed(
     if disclosed.later is None:
         _check_no_later(findings, policy)
     else:
-        first = _Epoch(claims, cpu, stated.time)
+        first = _Epoch(claims, cpu, bool(read.bundle.gpu), stated.time)
         _check_later(findings, disclosed.later, first, policy, moment)
     return Report(*judge(findings, policy, at), stated, claims, read.digest.hex())
 
@@ -330,10 +330,12 @@ def _check_no_later(findings: Findings, policy: Policy) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
-    """What the next epoch must continue: the claims, their evidence, and when the turn ended."""
+    """What the next epoch must continue: the claims, their evidence of the CPU, whether there was
+    any of GPUs, and when the turn ended."""
 
     claims: Claims
     cpu: CpuAppraisal | None
+    with_gpu: bool
     ended: int
 
 
@@ -383,15 +385,22 @@ def _check_later(
             "later_other_platform",
             "the later evidence is of another machine: the keys left the one they were made on",
         ),
+        (
+            bool(read.bundle.gpu) or not first.with_gpu,
+            "later_gpu_missing",
+            "the later evidence has none of the GPU, which there was before",
+        ),
     ):
         if not holds:
             faults.append((code, text))
     for code, text in faults:
         findings.fail(Check.LATER, code, text)
-    if not faults:
+    if faults:
+        return
+    told = f"epoch {claims.epoch} attests the same keys"
+    if collected >= first.ended:
         findings.again = True
-        findings.see(
-            Check.LATER,
-            f"attested before and after: epoch {claims.epoch} attests the same keys, "
-            f"{collected - first.ended} s after the turn",
-        )
+        told = f"attested before and after: {told}, {collected - first.ended} s after the turn"
+    else:  # it began while the turn ran, which keeps the epoch that it began in
+        told = f"{told}, {first.ended - collected} s before the turn ended"
+    findings.see(Check.LATER, told)

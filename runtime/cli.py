@@ -17,10 +17,25 @@ from urllib.parse import urlsplit
 from runtime.errors import Exit, SottoError
 from transport.relay.name import GATEWAY_NAME
 
-ROLES = ("edge", "enclave", "log", "relay")
+ROLES = ("edge", "enclave", "relay")
 _COMMANDS = {
     name: f"runtime.commands.{name}"
-    for name in ("up", "chat", "proxy", "receipts", "verify", "personas")
+    for name in (
+        "up",
+        "chat",
+        "proxy",
+        "receipts",
+        "verify",
+        "audit",
+        "forget",
+        "personas",
+        "attest",
+        "policy",
+        "release",
+        "model",
+        "witness",
+        "log",
+    )
 }
 
 

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from proofs.evidence.base import Collateral
+from proofs.evidence.certificates import UNREADABLE
 from runtime.errors import SetupError
 
 # AMD gives every VCEK the serial number 0, of which the library warns on standard error.
@@ -84,7 +85,7 @@ def read_certificates(data: bytes, source: str) -> list[bytes]:
         else:
             found = [x509.load_der_x509_certificate(data)]
         return [certificate.public_bytes(Encoding.DER) for certificate in found]
-    except ValueError:
+    except UNREADABLE:
         raise _refused(f"a file in {source} is no certificate", "fetch it again") from None
 
 

@@ -25,10 +25,17 @@ class _Config(BaseModel):
 
 
 class EngineConfig(_Config):
-    """Which engine answers; see docs/engines.md."""
+    """Which engine answers; see docs/engines.md.
+
+    Attributes:
+        model_key: Public key of whoever signed the model (docs/models.md); None: unsigned.
+        model_signature: The signature's file; None: `model.sig` in the model's folder.
+    """
 
     kind: Literal["embedded", "vllm", "openai", "scripted"] = "embedded"
     model: str | None = None
+    model_key: _Path | None = None
+    model_signature: _Path | None = None
     base_url: str | None = None
     context_tokens: Annotated[int, Field(ge=256)] | None = None
     first_token_s: Annotated[float, Field(ge=0)] = 0.05
@@ -41,9 +48,13 @@ class EnclaveConfig(_Config):
 
     Attributes:
         gateway: This replica's name, by which relays know it.
-        simulated_root: Private key of the development root; there is no TEE here.
+        simulated_root: Private key of the development root of simulated evidence. None: the
+            evidence comes from this machine's hardware.
+        collateral: Folder of what vendors publish about that hardware, kept fresh by the
+            operator (docs/collection.md); read anew at each collection.
         debug: Show the built prompt to the device, sealed, and say DEBUG in the evidence.
         key_lifetime_s: How long key configurations are accepted; new ones come at half of it.
+        evidence_interval_s: After how long evidence over the same keys is collected anew.
     """
 
     gateway: GatewayName = "enclave-0"
@@ -51,10 +62,12 @@ class EnclaveConfig(_Config):
     port: Port = 8472
     metrics_port: Port = 9472
     redis_url: _SecretUrl
-    simulated_root: _Path
+    simulated_root: _Path | None = None
+    collateral: _Path | None = None
     engine: EngineConfig = EngineConfig()
     debug: bool = False
     key_lifetime_s: Annotated[int, Field(ge=60, le=86400)] = 86400
+    evidence_interval_s: Annotated[int, Field(ge=5, le=86400)] = 3600
     max_turns: Annotated[int, Field(ge=1)] = 256
 
 
@@ -96,8 +109,22 @@ class RelayRoleConfig(_Config):
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 
+class WitnessAddressConfig(_Config):
+    """A witness that a log asks: its key, and where it listens."""
+
+    vkey: str
+    url: RelayUrl
+
+
 class LogRoleConfig(_Config):
-    """The transparency log."""
+    """The transparency log.
+
+    Attributes:
+        batch_interval_s: How long a leaf waits for others before its batch is taken.
+        batch_size: Most leaves of a batch.
+        witnesses: Who is asked to cosign each tree head before it is published.
+        witness_quorum: How many of them must; None: more than half.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8473
@@ -106,7 +133,27 @@ class LogRoleConfig(_Config):
     directory: _Path
     key_file: _Path
     origin: str = "localhost/sottovoce-log"
-    batch_interval_s: Annotated[float, Field(gt=0)] = 0.25
+    batch_interval_s: Annotated[float, Field(gt=0, le=60)] = 0.25
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 4096
+    witnesses: Annotated[tuple[WitnessAddressConfig, ...], Field(strict=False)] = ()
+    witness_quorum: Annotated[int, Field(ge=0)] | None = None
+
+
+class WitnessRoleConfig(_Config):
+    """A witness: a folder and keys of logs. It needs nothing else.
+
+    Attributes:
+        directory: Its folder, with keys and records; made on first start.
+        logs: vkeys of the logs that it cosigns.
+        name: Its name in cosignatures, such as `example.com/w1`; it never changes.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8474
+    metrics_port: Port = 9474
+    directory: _Path
+    logs: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    name: str | None = None
 
 
 ConfigT = TypeVar("ConfigT", bound=_Config)

@@ -17,6 +17,7 @@ from runtime.config import (
     EnclaveConfig,
     LogRoleConfig,
     RelayRoleConfig,
+    WitnessRoleConfig,
     load_config,
 )
 from runtime.errors import SetupError, SottoError
@@ -25,6 +26,10 @@ from runtime.telemetry import serve_metrics, setup_logging
 
 Stop = asyncio.Event
 Listening = Callable[[int, int], None]
+# The port, the metrics' port, and the log's vkey.
+Logging = Callable[[int, int, str], None]
+# The port, the metrics' port, and vkeys.
+Witnessing = Callable[[int, int, tuple[str, ...]], None]
 
 
 async def _edge(path: Path, stop: Stop) -> None:
@@ -74,28 +79,82 @@ async def run_relay(
 
 
 async def _log(path: Path, stop: Stop) -> None:
+    await run_log(load_config(LogRoleConfig, path), stop)
+
+
+async def run_log(config: LogRoleConfig, stop: Stop, *, listening: Logging | None = None) -> None:
+    """The log needs Redis, its folder and its key; `listening` is told what it is."""
     from prometheus_client import CollectorRegistry
 
-    from proofs.errors import LogError
+    from proofs.errors import ProofError, UnreadableError
     from proofs.log.service import LogConfig, serve
+    from proofs.log.witnesses import WitnessAddress
+    from proofs.note import COSIGNER_KEYS, parse_vkey
 
-    config = load_config(LogRoleConfig, path)
+    try:
+        witnesses = tuple(
+            WitnessAddress(parse_vkey(one.vkey, COSIGNER_KEYS), one.url) for one in config.witnesses
+        )
+    except UnreadableError as error:
+        raise SetupError(f"a witness cannot be used: {error}") from None
+    # A witness with two keys is listed twice under one URL, and counts once.
+    majority = len({one.url.rstrip("/") for one in witnesses}) // 2 + 1 if witnesses else 0
     registry = CollectorRegistry()
-    serve_metrics(registry, config.metrics_port)
+    metrics, _ = serve_metrics(registry, config.metrics_port)
     log = LogConfig(
+        **config.model_dump(exclude={"metrics_port", "witnesses", "witness_quorum"}),
+        witnesses=witnesses,
+        quorum=majority if config.witness_quorum is None else config.witness_quorum,
+        registry=registry,
+    )
+
+    def started(port: int, vkey: str) -> None:
+        if listening is not None:
+            listening(port, metrics.server_port, vkey)
+
+    try:
+        await serve(log, stop, started=started)
+    except ProofError as error:
+        raise SottoError(str(error), code="log") from None
+
+
+async def _witness(path: Path, stop: Stop) -> None:
+    await run_witness(load_config(WitnessRoleConfig, path), stop)
+
+
+async def run_witness(
+    config: WitnessRoleConfig, stop: Stop, *, listening: Witnessing | None = None
+) -> None:
+    """The witness needs no more than the keys of logs; `listening` is told what it is."""
+    from prometheus_client import CollectorRegistry
+
+    from proofs.errors import LogError, UnreadableError
+    from proofs.note import parse_vkey
+    from proofs.witness.service import WitnessConfig, serve
+
+    try:
+        logs = tuple(parse_vkey(vkey) for vkey in config.logs)
+    except UnreadableError as error:
+        raise SetupError(f"a log's key cannot be used: {error}") from None
+    registry = CollectorRegistry()
+    metrics, _ = serve_metrics(registry, config.metrics_port)
+    witness = WitnessConfig(
         host=config.host,
         port=config.port,
         directory=config.directory,
-        redis_url=config.redis_url,
-        origin=config.origin,
-        key_file=config.key_file,
-        batch_interval_s=config.batch_interval_s,
+        logs=logs,
+        name=config.name,
         registry=registry,
     )
+
+    def started(port: int, vkeys: tuple[str, ...]) -> None:
+        if listening is not None:
+            listening(port, metrics.server_port, vkeys)
+
     try:
-        await serve(log, stop)
+        await serve(witness, stop, started=started)
     except LogError as error:
-        raise SottoError(str(error), code="log") from None
+        raise SetupError(str(error), code="witness") from None
 
 
 ROLES: dict[str, Callable[[Path, Stop], Awaitable[None]]] = {
@@ -103,6 +162,7 @@ ROLES: dict[str, Callable[[Path, Stop], Awaitable[None]]] = {
     "enclave": _enclave,
     "relay": _relay,
     "log": _log,
+    "witness": _witness,
 }
 
 

@@ -1,7 +1,7 @@
 """The whole system on one machine: `sotto up`.
 
-Valkey first, then log, enclave, relay and edge side by side, each a process of its own with a
-configuration that only it needs. Which ports and files: docs/configuration.md.
+Valkey first, then witness, log, enclave, relay and edge side by side, each a process of its own
+with a configuration that only it needs. Which ports and files: docs/configuration.md.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from proofs.errors import PolicyError
+from proofs.errors import LogError, PolicyError
+from proofs.log.keyfile import load_or_create_signer
+from proofs.note import KeyType
 from proofs.policy import Policy
+from proofs.witness.service import load_cosigners
 from runtime.config import (
     EdgeConfig,
     EnclaveConfig,
     EngineConfig,
     LogRoleConfig,
     RelayRoleConfig,
+    WitnessAddressConfig,
+    WitnessRoleConfig,
     dump_config,
 )
 from runtime.enclave.identity import load_root, release_digest
@@ -49,10 +54,12 @@ _READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 
 # Who stops when, with the seconds since the stop began at which a wave must be over. The enclave
 # finishes turns and hands over receipts, then the log settles what it has, then Valkey writes its
 # last bytes; what one wave does not need is left to the next.
-_WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 4.4), (["valkey"], 4.9)]
+_WAVES = [(["edge", "relay", "enclave"], 3.6), (["log"], 4.4), (["witness", "valkey"], 4.9)]
 _RELAY_DRAIN_S = 3.0
 # Each role's port, counted from the edge's; metrics are 1000 above.
-_PORTS = {"edge": 0, "relay": 1, "enclave": 2, "log": 3}
+_PORTS = {"edge": 0, "relay": 1, "enclave": 2, "log": 3, "witness": 4}
+_ORIGIN = "localhost/sottovoce-log"
+_WITNESS = "localhost/sottovoce-witness"
 _METRICS = 1000
 
 
@@ -65,6 +72,8 @@ class UpOptions:
         port: The edge's port; the other roles take the ports after it, metrics of all of them
             the ports 1000 above.
         engine: Which engine answers.
+        simulated: Attest with simulated evidence; else with this machine's hardware.
+        collateral: See `EnclaveConfig.collateral`.
         debug: See `EnclaveConfig.debug`.
         redis_url: A Redis of one's own instead of the embedded Valkey.
         enclave_module: The Python module that runs as the enclave, for a bench that measures
@@ -74,6 +83,8 @@ class UpOptions:
     data: Path
     port: int
     engine: EngineConfig
+    simulated: bool = True
+    collateral: Path | None = None
     debug: bool = False
     redis_url: str | None = None
     enclave_module: str = "runtime"
@@ -122,16 +133,18 @@ async def up(options: UpOptions) -> AsyncIterator[Running]:
     timeout = aiohttp.ClientTimeout(total=2)
     with _locked(options.data):
         _check_ports(ports_of(options.port))
-        root = _development_root(options.data / "tee" / "root.pem")
+        root = _development_root(options.data / "tee" / "root.pem") if options.simulated else None
+        keys = _public_keys(options.data)
         supervisor = Supervisor(options.data / "logs")
         try:
             urls = await _start_valkey(options, supervisor)
             async with aiohttp.ClientSession(timeout=timeout) as http:
-                roles = _roles(options, urls, http)
+                roles = _roles(options, urls, keys, http)
                 for child in roles:
                     await supervisor.start(child)
                 await supervisor.wait_healthy(roles, _READY_TIMEOUT_S[options.engine.kind])
-            _write_policy(options, root)
+            if root is not None:
+                _write_policy(options, root, keys)
             yield Running(options, supervisor)
         finally:
             await supervisor.stop(_WAVES)
@@ -152,23 +165,54 @@ async def _start_valkey(options: UpOptions, supervisor: Supervisor) -> dict[str,
     return {role: valkey.url(role) for role in ("enclave", "log", "edge")}
 
 
-def _roles(options: UpOptions, urls: dict[str, str], http: aiohttp.ClientSession) -> list[Child]:
+@dataclass(frozen=True, slots=True)
+class _PublicKeys:
+    """Whom the log and its witness know each other by, as vkeys."""
+
+    log: str
+    witness: str
+
+
+def _public_keys(data: Path) -> _PublicKeys:
+    """Keys of log and witness, made at the first start: each must know the other's."""
+    try:
+        signer = load_or_create_signer(data / "log.key", _ORIGIN)
+        # The shorter cosignatures: every receipt carries one.
+        witness = next(
+            one.verifier
+            for one in load_cosigners(data / "witness", _WITNESS)
+            if one.verifier.key_type == KeyType.ED25519_COSIGNATURE
+        )
+    except LogError as error:
+        raise SetupError(str(error)) from None
+    return _PublicKeys(signer.verifier.format(), witness.format())
+
+
+def _roles(
+    options: UpOptions, urls: dict[str, str], keys: _PublicKeys, http: aiohttp.ClientSession
+) -> list[Child]:
     data = options.data
     listen: dict[str, dict[str, Any]] = {
         role: {"port": options.port + port, "metrics_port": options.port + _METRICS + port}
         for role, port in _PORTS.items()
     }
     configs = {
+        "witness": WitnessRoleConfig(
+            **listen["witness"], directory=data / "witness", name=_WITNESS, logs=(keys.log,)
+        ),
         "log": LogRoleConfig(
             **listen["log"],
             redis_url=urls["log"],
             directory=data / "log",
             key_file=data / "log.key",
+            origin=_ORIGIN,
+            witnesses=(WitnessAddressConfig(vkey=keys.witness, url=options.url("witness")),),
         ),
         "enclave": EnclaveConfig(
             **listen["enclave"],
             redis_url=urls["enclave"],
-            simulated_root=data / "tee" / "root.pem",
+            simulated_root=data / "tee" / "root.pem" if options.simulated else None,
+            collateral=options.collateral,
             engine=options.engine,
             debug=options.debug,
         ),
@@ -210,7 +254,7 @@ class _HealthCheck:
 
 def _prepare_folders(data: Path) -> None:
     try:
-        for name in ("config", "device", "logs", "tee", "valkey"):
+        for name in ("config", "device", "logs", "tee", "valkey", "witness"):
             (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = data / f".writable.{os.getpid()}"
         probe.touch()
@@ -278,28 +322,32 @@ def _development_root(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _write_policy(options: UpOptions, root: Ed25519PrivateKey) -> None:
+def _write_policy(options: UpOptions, root: Ed25519PrivateKey, keys: _PublicKeys) -> None:
     """What this machine's devices demand: this root, this log, the releases that ran here.
 
     It lets simulated evidence pass because `--allow-simulated` said so in the open. Earlier
-    releases stay, or the receipts of yesterday's turns would fail after an update.
+    releases stay, or the receipts of yesterday's turns would fail after an update; for their
+    sake a log that began without a witness goes on without one being demanded.
     """
-    vkey = (options.data / "log" / "vkey").read_text(encoding="utf-8").strip()
     measurements = [{"release": release_digest().hex()}]
+    min_witnesses = 1
     if options.policy_file.exists():
         try:
-            before = Policy.load(options.policy_file).measurements
+            before = Policy.load(options.policy_file)
         except PolicyError as error:
             raise SetupError(f"{error} Or remove the file: it is made anew.") from None
-        earlier = () if before == "any" else before
+        earlier = () if before.measurements == "any" else before.measurements
         measurements += [{name: digest.hex() for name, digest in one.items()} for one in earlier]
+        min_witnesses = before.min_witnesses
     policy = {
         "allow_simulated": True,
         "allow_debug": options.debug,
         "kinds": ["simulated"],
         "simulated_roots": [root.public_key().public_bytes_raw().hex()],
         "measurements": [one for n, one in enumerate(measurements) if one not in measurements[:n]],
-        "log_keys": [vkey],
+        "log_keys": [keys.log],
+        "witnesses": [keys.witness],
+        "min_witnesses": min_witnesses,
     }
     stamp = time.strftime("%Y-%m-%d", time.gmtime())
     options.policy_file.write_text(

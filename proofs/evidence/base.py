@@ -1,8 +1,8 @@
 """What every kind of evidence shares: how it is bound to claims, and what comes out of it.
 
-The binding ties both halves to one machine: the GPU signs a nonce made of the enclave's keys,
-and the CPU signs a digest of the claims and of the GPU's evidence. Neither half can be taken
-from somewhere else. Appraisers know neither claims nor policy: they say what the evidence says.
+The binding ties both halves to one machine: the GPU signs a nonce made of the claims, and the CPU
+a digest of the claims and of the GPU's evidence. Neither half can be taken from somewhere else,
+nor from another epoch. Appraisers know neither claims nor policy: they say what the evidence says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from proofs.claims import Claims, Measurements
 
 MAX_EVIDENCE = 256 * 1024
-_NONCE = b"sottovoce gpu nonce v1\x00"
+_NONCE = b"sottovoce gpu nonce v2\x00"
 _REPORT_DATA = b"sottovoce report data v1\x00"
 
 
@@ -194,8 +194,12 @@ class Platform(Protocol):
 
 
 def gpu_nonce(claims: Claims) -> bytes:
-    """The nonce, 32 bytes, that every GPU must sign for `claims`."""
-    return hashlib.sha256(_NONCE + claims.keys_digest()).digest()
+    """The nonce, 32 bytes, that every GPU must sign for `claims`.
+
+    It is made of all of them, not of the keys alone: a report of an earlier epoch, when the GPU was
+    still as it should be, does not serve a later one.
+    """
+    return hashlib.sha256(_NONCE + claims.encode()).digest()
 
 
 def report_data(claims: Claims, gpu: bytes) -> bytes:

@@ -24,8 +24,9 @@ from runtime.client.completions import (
     refusal,
     too_large,
 )
-from runtime.client.device import RETRYABLE, Device
+from runtime.client.device import Device
 from runtime.client.home import DeviceHome
+from runtime.client.retrying import RETRYABLE
 from runtime.commands.common import (
     SIMULATED_LINE,
     add_home,

@@ -21,7 +21,7 @@ from runtime.up import Running, UpOptions, up
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "up", help="run everything on this machine: Valkey, log, enclave, relay, edge"
+        "up", help="run everything on this machine: Valkey, witness, log, enclave, relay, edge"
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder for what stays")
     parser.add_argument("--port", type=int, default=8470, help="the edge's port; others follow")
@@ -43,26 +43,45 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="run without confidential hardware; every screen says SIMULATED",
     )
+    parser.add_argument(
+        "--collateral",
+        type=Path,
+        metavar="DIR",
+        help="what vendors publish about this machine's hardware (docs/collection.md)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if not args.allow_simulated:
-        raise SetupError(
-            "this release attests with simulated evidence only, which proves nothing about the "
-            "machine; say so with --allow-simulated to run it",
-            code="no_tee",
-        )
+        _try_hardware(args.collateral)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     options = UpOptions(
         data=args.data,
         port=args.port,
         engine=EngineConfig(kind=args.engine, model=args.model, base_url=args.base_url),
+        simulated=args.allow_simulated,
+        collateral=args.collateral,
         debug=args.debug,
         redis_url=args.redis_url,
     )
     return asyncio.run(_run(args, options))
+
+
+def _try_hardware(collateral: Path | None) -> None:
+    """Say in one line what is missing, before anything is started."""
+    from runtime.enclave.tee.platform import HardwarePlatform
+
+    try:
+        HardwarePlatform.boot(collateral)
+    except SetupError as error:
+        raise SetupError(
+            f"{error}. `sotto attest` lists what this machine has; to run without confidential "
+            "hardware, with evidence that proves nothing about the machine, say so with "
+            "--allow-simulated",
+            code=error.code,
+        ) from None
 
 
 async def _run(args: argparse.Namespace, options: UpOptions) -> int:
@@ -103,13 +122,20 @@ async def _serve(
 def _announce(running: Running, seconds: float) -> None:
     addresses = " ".join(f"{name}={url}" for name, url in running.addresses().items())
     say(f"Sottovoce is ready {addresses}")
-    say(dim(f"in {seconds:.1f} s · data in {running.options.data} · {SIMULATED_LINE}"))
+    options = running.options
+    said = (
+        SIMULATED_LINE
+        if options.simulated
+        else f"devices need a policy in {options.policy_file}: docs/policy.md"
+    )
+    say(dim(f"in {seconds:.1f} s · data in {options.data} · {said}"))
 
 
 async def _chat(args: argparse.Namespace, options: UpOptions, stop: asyncio.Event) -> int:
     """Open a chat in this terminal with the very command a person would type."""
     command = ["chat", args.persona, "--edge", options.edge_url, "--home", str(options.home)]
-    command.append("--allow-simulated")
+    if options.simulated:
+        command.append("--allow-simulated")
     if args.debug:
         command.append("--show-prompt")
     say(dim(f"$ sotto {shlex.join(command)}\n"))

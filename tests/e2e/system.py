@@ -19,7 +19,7 @@ import pytest
 from runtime.up import ports_of
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("valkey", "log", "enclave", "relay", "edge")
+ROLES = ("valkey", "witness", "log", "enclave", "relay", "edge")
 
 
 def free_port() -> int:

@@ -27,7 +27,7 @@ from proofs.bundle import bundle_entry, make_bundle
 from proofs.erasure import decode_erasure, erasure_entry, sign_erasure
 from proofs.errors import UnreadableError
 from proofs.policy import Policy
-from proofs.receipt import Outcome, receipt_entry
+from proofs.receipt import Outcome, decode_receipt, receipt_entry, sign_receipt
 from proofs.verdict import Status
 from tests.proofs.archive_support import (
     LATER,
@@ -38,7 +38,14 @@ from tests.proofs.archive_support import (
     source,
     write,
 )
-from tests.proofs.proofs_support import NOW, claims, platform, policy, private_key
+from tests.proofs.proofs_support import (
+    NOW,
+    RECEIPT_KEY,
+    claims,
+    platform,
+    policy,
+    private_key,
+)
 
 HEADER = Header(Kind.CONVERSATION, LATER, 0, LATER)
 AUDIT = Header(Kind.AUDIT, LATER, NOW - 60, LATER)
@@ -173,10 +180,101 @@ def test_a_receipt_stands_in_an_archive_once(story: Conversation) -> None:
         assert failed(report) == {4}
 
 
+def test_turns_of_a_thread_cannot_stand_outside_of_it(story: Conversation) -> None:
+    """Else one of them could be left out unseen: what is of no thread has no order."""
+    records = [
+        replace(one, thread=None) if isinstance(one, ReceiptRecord) else one
+        for one in story.records()
+    ]
+    del records[4]
+    assert failed(judge(write(HEADER, records[:-1]))) == {4}
+
+
+def test_erasures_come_last(story: Conversation) -> None:
+    """Before its thread, an erasure could not be held against the thread's last turn."""
+    records = story.records()
+    data = write(HEADER, [records[0], records[-1], *records[1:7]])
+    with pytest.raises(UnreadableError, match="after erasures"):
+        judge(data)
+
+
+def _erased(story: Conversation, **changes: object) -> list[Record]:
+    """Its records with an erasure that states something else, signed and logged."""
+    records = story.records()
+    last = records[-1]
+    assert isinstance(last, ErasureRecord)
+    stated = replace(decode_erasure(last.receipt).unverified, **changes)  # type: ignore[arg-type]
+    other = sign_erasure(stated, RECEIPT_KEY)
+    entry = erasure_entry(other)
+    log = Log([*story.entries, entry])
+    records[-1] = replace(last, receipt=other, proof=log.proof(entry), cose_receipt=log.cose(entry))
+    return records
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"head": b"x" * 32}, {4}),
+        ({"head": b"x" * 32, "previous": None}, {5}),
+        ({"head": None, "length": 0, "previous": None}, set()),
+        ({"previous": None}, set()),
+    ],
+)
+def test_an_erasure_is_of_the_thread_beside_which_it_stands(
+    story: Conversation, changes: dict[str, object], steps: set[int]
+) -> None:
+    """By receipt or memory head, where the enclave that signed it had them."""
+    assert failed(judge(write(HEADER, _erased(story, **changes)))) == steps
+
+
+def test_one_erasure_is_not_shown_as_two(story: Conversation) -> None:
+    """Neither for the same thread nor for another."""
+    records = story.records()
+    last = records[-1]
+    assert isinstance(last, ErasureRecord)
+    assert failed(judge(write(HEADER, [*records, replace(last, thread=1)]))) == {4}
+
+
+def test_an_erasures_cose_receipt_is_looked_at(story: Conversation) -> None:
+    """It has to be there where the policy wants it, and to be of this entry."""
+    records = story.records()
+    last, turn = records[-1], records[1]
+    assert isinstance(last, ErasureRecord)
+    assert isinstance(turn, ReceiptRecord)
+    strict = policy(require_cose=True)
+    assert failed(judge(write(HEADER, records), strict)) == set()
+    none = [*records[:-1], replace(last, cose_receipt=b"")]
+    assert failed(judge(write(HEADER, none))) == set()
+    assert failed(judge(write(HEADER, none), strict)) == {3}
+    other = [*records[:-1], replace(last, cose_receipt=turn.cose_receipt)]
+    assert failed(judge(write(HEADER, other))) == {3}
+
+
+def test_a_failed_turn_at_the_beginning_of_a_range_makes_no_gap(story: Conversation) -> None:
+    """It has no place in the thread, and what lies before the range may be missing."""
+    records = story.records()
+    third = records[3]
+    assert isinstance(third, ReceiptRecord)
+    head = decode_receipt(third.receipt).unverified.head_before
+    stated = {"receipt_id": b"failed" + bytes(10), "head_after": head, "outcome": Outcome.FAILED}
+    broken = changed(third, **stated)
+    entry = receipt_entry(broken.receipt)
+    log = Log([*story.entries, entry])
+    broken = replace(broken, proof=log.proof(entry), cose_receipt=log.cose(entry))
+    report = judge(write(replace(HEADER, since=NOW), [records[0], broken, *records[3:]]))
+    assert failed(report) == set()
+    assert report.threads[0].notes
+
+
 def test_two_conversations_and_a_completion(story: Conversation) -> None:
     """Each thread has its own chain; a completion has none."""
     other = Conversation.of(3, number=1)
     lone = Conversation.of(1, number=2)
+    asked = replace(
+        decode_receipt(lone.receipts[0]).unverified, head_before=None, head_after=None, previous=None
+    )
+    lone.receipts[0] = sign_receipt(asked, RECEIPT_KEY)
+    lone.entries[2] = receipt_entry(lone.receipts[0])
     log = Log([*story.entries, *other.entries[2:], *lone.entries[2:]])
     records: list[Record] = [BundleRecord(story.bundle, log.proof(bundle_entry(story.bundle)))]
     for thread, one in ((0, story), (1, other), (None, lone)):
@@ -262,6 +360,14 @@ def test_an_operators_range_holds(story: Conversation) -> None:
     assert failed(report) == set()
     assert {step.number for step in report.steps} == {1, 7, 8, 9, 10}
     assert report.counts["entries"] == 8
+
+
+def test_times_that_no_bundle_shows_are_not_checked(story: Conversation) -> None:
+    """An operator who leaves bundles out has shown nothing of the range's time."""
+    report = judge(write(AUDIT, story.log().records(1, 9)))
+    assert failed(report) == set()
+    (times,) = [step for step in report.steps if step.number == 9]
+    assert times.status is Status.NOT_CHECKED
 
 
 def _without(records: list[Record]) -> list[Record]:

@@ -35,8 +35,10 @@ from proofs.ed25519 import raw_public
 from proofs.errors import RefusedError, UnreadableError
 from proofs.evidence import nvidia, snp, tdx
 from proofs.evidence.base import Collateral, Platform, gpu_nonce
+from proofs.note import Signer
 from proofs.policy import Policy
 from proofs.receipt import receipt_entry, sign_receipt
+from proofs.release import MeasurementSet, Release, open_release, sign_release
 from proofs.verdict import Status, Subject
 from proofs.verify import (
     EvidenceCache,
@@ -46,7 +48,7 @@ from proofs.verify import (
     verify_evidence,
 )
 
-DAY = 86400
+DAY, HOUR = 86400, 3600
 Machine = TdxMachine | SnpMachine
 
 
@@ -197,9 +199,9 @@ def _moved(not_before: int) -> Attack:
 ATTACKS: dict[str, tuple[Attack, set[str]]] = {
     "other keys": (_claims_changed(key_configs=(b"\x07attacker",)), {"report_data", "gpu_nonce"}),
     "another receipt key": (_claims_changed(receipt_key=b"k" * 32), {"report_data", "gpu_nonce"}),
-    "a longer validity": (_claims_changed(not_after=NOW + 7200), {"report_data"}),
-    "another model": (_claims_changed(model_manifest=b"x" * 32), {"report_data"}),
-    "another release": (_claims_changed(release=b"x" * 32), {"report_data"}),
+    "a longer validity": (_claims_changed(not_after=NOW + 7200), {"report_data", "gpu_nonce"}),
+    "another model": (_claims_changed(model_manifest=b"x" * 32), {"report_data", "gpu_nonce"}),
+    "another release": (_claims_changed(release=b"x" * 32), {"report_data", "gpu_nonce"}),
     "other measurements": (
         lambda machine: (
             make_bundle(claims(), with_gpu(machine), NOW),
@@ -477,6 +479,36 @@ def test_collateral_given_stands_in_for_what_the_evidence_lacks() -> None:
     assert verify_disclosure(told.disclosure(), told.policy, later, collateral=given).holds
 
 
+def test_a_revocation_since_the_turn_is_no_word_that_there_was_none() -> None:
+    """Evidence without OCSP responses stays unchecked where the only news is a revocation."""
+    machine = SnpMachine.create()
+
+    def bare(nonce: bytes, at: int) -> bytes:
+        return gpus().evidence(nonce, at, responses=())
+
+    told = story(of(machine), MachinePlatform(machine, bare))
+    told.policy, later = use(machine), NOW + 200 * DAY
+    news = Collateral(ocsp=tuple(gpus().responses(later, revoked=0)))
+    report = verify_disclosure(told.disclosure(), told.policy, later, collateral=news)
+    assert _failed(report) == {
+        Subject.TCB: ("tcb_gpu_revoked",),
+        Subject.GPU: ("gpu_revocation_unknown",),
+    }
+
+
+def test_a_revoked_release_is_known_by_its_measurements() -> None:
+    """Software of a withdrawn release that names another, or comes without claims, is refused."""
+    machine = SnpMachine.create()
+    maker = Signer("maker.example", private_key(9))
+    old = Release(b"o" * 32, "1.0", (MeasurementSet(snp.KIND, machine.measurements),))
+    manifest = open_release(sign_release(old, maker).encode(), [maker.verifier])
+    accept = use(machine, releases=(manifest,), revoked_releases=(old.digest,))
+    assert codes(make_bundle(of(machine), with_gpu(machine), NOW), accept) == {"release_revoked"}
+    evidence = machine.evidence(bytes(64), NOW)
+    report = verify_evidence(snp.KIND, evidence, accept, NOW)
+    assert _failed(report) == {Subject.TCB: ("release_revoked",)}
+
+
 def test_a_revoked_release_turns_the_tcb_alone() -> None:
     """A receipt of a release that its maker withdrew keeps its origin, integrity and inclusion."""
     machine = SnpMachine.create()
@@ -494,6 +526,26 @@ def test_later_epoch_of_another_machine() -> None:
     told.policy = use(one)
     report = verify_disclosure(told.disclosure(), told.policy, NOW + LATER_S)
     assert _failed(report) == {Subject.FRESHNESS: ("later_other_platform",)}
+
+
+def test_later_epoch_with_the_gpu_evidence_of_the_first() -> None:
+    """What a GPU signed for one epoch says nothing of the next, whose keys are the same."""
+    machine = SnpMachine.create()
+    first = of(machine)
+    again = MachinePlatform(machine, lambda _nonce, at: gpu_evidence(gpu_nonce(first), at))
+    told = full_story(first, with_gpu(machine), later_platform=again)
+    told.policy = use(machine)
+    report = verify_disclosure(told.disclosure(), told.policy, NOW + LATER_S)
+    assert _failed(report) == {Subject.FRESHNESS: ("later_gpu_nonce",)}
+
+
+def test_later_epoch_without_the_gpu() -> None:
+    """A machine that had a GPU at the turn and shows none after it is not in the same state."""
+    machine = SnpMachine.create()
+    told = full_story(of(machine), with_gpu(machine), later_platform=MachinePlatform(machine))
+    told.policy = use(machine, {"required": False})
+    report = verify_disclosure(told.disclosure(), told.policy, NOW + LATER_S)
+    assert _failed(report) == {Subject.FRESHNESS: ("later_gpu_missing",)}
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -538,6 +590,24 @@ def test_cache_sees_collateral_expire_between_two_receipts() -> None:
     cache = EvidenceCache()
     for hours, holds in ((0, True), (1, True), (7, False), (2, True), (8, False), (5, True)):
         told.receipt = sign_receipt(receipt(digest, time=NOW + hours * 3600), RECEIPT_KEY)
+        told.entries = [bundle_entry(told.bundle), receipt_entry(told.receipt)]
+        report = verify_disclosure(told.disclosure(), told.policy, NOW + 2 * DAY, cache=cache)
+        assert report.holds is holds, hours
+
+
+def test_cache_sees_what_lies_between_two_answers() -> None:
+    """Of two OCSP responses on a GPU, in force one after the other, neither speaks for between."""
+    machine = SnpMachine.create()
+
+    def twice(nonce: bytes, at: int) -> bytes:
+        early, late = gpus().responses(at - 20 * HOUR), gpus().responses(at + 8 * HOUR)
+        return gpus().evidence(nonce, at, responses=(*early, *late))
+
+    told = story(of(machine, not_after=NOW + DAY), MachinePlatform(machine, twice))
+    told.policy, cache = use(machine), EvidenceCache()
+    digest = decode_bundle(told.bundle).digest
+    for hours, holds in ((1, True), (8, True), (5, False), (2, True), (5, False)):
+        told.receipt = sign_receipt(receipt(digest, time=NOW + hours * HOUR), RECEIPT_KEY)
         told.entries = [bundle_entry(told.bundle), receipt_entry(told.receipt)]
         report = verify_disclosure(told.disclosure(), told.policy, NOW + 2 * DAY, cache=cache)
         assert report.holds is holds, hours

@@ -165,7 +165,7 @@ def test_milan_passes_only_where_it_is_named(tmp_path: Path) -> None:
     """Its keys leak to software alone, so nobody believes it without having said so."""
     policy = load(tmp_path, "")
     assert [line for line in LINES if policy.accepts_product("snp", line)] == ["Genoa", "Turin"]
-    assert not any("Milan" in one for one in (*explain(policy).sentences, *explain(policy).warnings))
+    assert "Milan" not in str(explain(policy))
     assert load(tmp_path, '[snp]\nproducts = ["Milan"]').accepts_product("snp", "Milan")
 
 
@@ -265,6 +265,7 @@ def test_every_code_is_documented() -> None:
         ('[tdx]\nstatuses = ["UpToDate", "OutOfDate"]', "known flaws"),
         ("grace_s = 31536000", "365 days"),
         ('[snp]\nproducts = ["Genoa", "Milan"]', "Milan passes"),
+        (f'[gpu]\nrim_roots = ["{"ab" * 32}"]', "not the vendor's are pinned for GPUs' reference"),
         (f'release_keys = ["{LOG.verifier.format()}"]', "no effect"),
     ],
 )

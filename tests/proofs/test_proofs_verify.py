@@ -581,6 +581,16 @@ def test_later_epochs_that_do_not_continue(changes: dict[str, object], code: str
     assert _codes(told) == {Subject.FRESHNESS: {code}}
 
 
+def test_later_epoch_that_began_during_the_turn() -> None:
+    """It passes, and nothing says that the keys were attested after the turn."""
+    told = full_story(later_claims=claims(epoch=5, not_before=NOW))
+    report = verify_disclosure(told.disclosure(), told.policy, LATER)
+    assert report.holds
+    freshness = next(v for v in report.verdicts if v.name is Subject.FRESHNESS)
+    assert "60 s before the turn ended" in freshness.detail
+    assert "before and after" not in freshness.detail + freshness.proves
+
+
 def test_later_epoch_must_be_there_hold_and_be_past() -> None:
     """It is required where the policy says so, judged where it is there, and cannot be to come."""
     told = full_story()
