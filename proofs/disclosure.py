@@ -27,8 +27,8 @@ from proofs.tlogproof import MAX_PROOF
 MAX_COSE_RECEIPT = 16 * 1024
 MAX_REQUEST = 256 * 1024
 MAX_RESPONSE = 4 * 1024 * 1024
-MAX_SALT = 64
-MAX_SAID = MAX_REQUEST + MAX_RESPONSE + 2 * MAX_SALT
+SALT_SIZE = 32
+MAX_SAID = MAX_REQUEST + MAX_RESPONSE + 2 * SALT_SIZE
 MAX_DISCLOSURE = MAX_RECEIPT + MAX_COSE_RECEIPT + 2 * MAX_BUNDLE + 3 * MAX_PROOF + MAX_SAID + 256
 LABEL_V1 = "sottovoce-disclosure-v1"
 LABEL = "sottovoce-disclosure-v2"
@@ -63,9 +63,9 @@ class Said:
     Attributes:
         request: UTF-8 text of the message of a turn, or the exact body of a completion's request;
             at most `MAX_REQUEST` bytes.
-        request_salt: 16 to 64 bytes.
+        request_salt: 32 bytes.
         response: The reply's text as far as it went, at most `MAX_RESPONSE` bytes in UTF-8.
-        response_salt: 16 to 64 bytes.
+        response_salt: 32 bytes.
     """
 
     request: bytes = field(repr=False)
@@ -75,8 +75,9 @@ class Said:
 
     def __post_init__(self) -> None:
         cbor.as_bytes(self.request, "the disclosed request", least=0, most=MAX_REQUEST)
-        cbor.as_bytes(self.request_salt, "the request's salt", least=16, most=MAX_SALT)
-        cbor.as_bytes(self.response_salt, "the response's salt", least=16, most=MAX_SALT)
+        # HMAC (RFC 2104) pads its key with zeros: of other lengths, several would be the same.
+        cbor.as_bytes(self.request_salt, "the request's salt", size=SALT_SIZE)
+        cbor.as_bytes(self.response_salt, "the response's salt", size=SALT_SIZE)
         if self.response:
             cbor.as_text(self.response, "the disclosed response", MAX_RESPONSE)
         elif type(self.response) is not str:
@@ -199,7 +200,7 @@ def read_said(value: object) -> Said:
     request, request_salt, response, response_salt = cbor.as_array(value, "what was said", 4)
     return Said(
         cbor.as_bytes(request, "the disclosed request", least=0, most=MAX_REQUEST),
-        cbor.as_bytes(request_salt, "the request's salt", most=MAX_SALT),
+        cbor.as_bytes(request_salt, "the request's salt", size=SALT_SIZE),
         response if type(response) is str else cbor.as_text(response, "the disclosed response", 1),
-        cbor.as_bytes(response_salt, "the response's salt", most=MAX_SALT),
+        cbor.as_bytes(response_salt, "the response's salt", size=SALT_SIZE),
     )

@@ -134,6 +134,7 @@ class _Verification:
         self._ids: set[bytes] = set()
         self._erased: set[bytes] = set()
         self._previous: set[bytes] = set()
+        self._last_thread, self._threads_ended = -1, False
         self._threads: list[Thread] = []
         self._open: tuple[int, list[tuple[bytes, Receipt]]] | None = None
         self._last: dict[int, tuple[bytes, Receipt]] = {}
@@ -144,7 +145,6 @@ class _Verification:
 
     def read(self) -> None:
         """(1) All of it once: where it ends without an error, the file is whole."""
-        last_thread, threads_ended, receipts_ended = -1, False, False
         for offset, record in self._reader.records():
             if isinstance(record, BundleRecord):
                 if record.digest in self._bundles:
@@ -152,19 +152,10 @@ class _Verification:
                 self._bundles[record.digest] = offset
                 self._counts["bundles"] += 1
             elif isinstance(record, ReceiptRecord):
-                in_order = range(max(last_thread, 0), last_thread + 2)
-                if receipts_ended:
-                    raise UnreadableError("The archive has receipts after erasures. Get it again.")
-                if record.thread is None:
-                    threads_ended = True
-                elif threads_ended or record.thread not in in_order:
-                    raise UnreadableError("The archive's threads are out of order. Get it again.")
-                else:
-                    last_thread = record.thread
+                self._check_order(record.thread)
                 self._counts["receipts"] += 1
                 self._counts["said"] += record.said is not None
             elif isinstance(record, ErasureRecord):
-                receipts_ended = True
                 self._counts["erasures"] += 1
             elif isinstance(record, LogRecord):
                 if self._log is not None:
@@ -177,8 +168,22 @@ class _Verification:
                 self._counts["sealed"] += record.sealed is not None
         self._unused = set(self._bundles)
         told = ", ".join(f"{name}: {count}" for name, count in self._counts.items() if count)
-        self._counts["threads"] = last_thread + 1
+        self._counts["threads"] = self._last_thread + 1
         self._found.see(1, told or "it holds no receipts")
+
+    def _check_order(self, thread: int | None) -> None:
+        """Threads one after the other, then completions, then erasures, as the format has it."""
+        if self._counts["erasures"]:
+            raise UnreadableError("The archive has receipts after erasures. Get it again.")
+        if thread is None:
+            self._threads_ended = True
+        elif self._threads_ended or thread not in {
+            max(self._last_thread, 0),
+            self._last_thread + 1,
+        }:
+            raise UnreadableError("The archive's threads are out of order. Get it again.")
+        else:
+            self._last_thread = thread
 
     def judge(self) -> None:
         """(2) to (10)"""

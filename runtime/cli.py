@@ -211,10 +211,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def _report(args: argparse.Namespace, error: SottoError) -> int:
     """Tell people in one line, programs in JSON; the exit code."""
-    if getattr(args, "json", False):
-        from runtime.commands.common import print_json
+    from runtime.commands.common import plain, print_json
 
+    if getattr(args, "json", False):
         print_json({"error": {"code": error.code, "message": str(error)}})
     else:
-        sys.stderr.write(f"sotto: {error}\n")
+        # It may repeat names that somebody else chose.
+        line = plain(str(error)).replace("\n", " ")
+        sys.stderr.write(f"sotto: {line}\n")
     return error.exit_code

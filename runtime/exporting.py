@@ -338,10 +338,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
                 yield file
             return
         # In a folder of many, such as /tmp, nobody can have made it before us.
-        handle, draft = tempfile.mkstemp(suffix=".part", prefix=".sotto-", dir=path.parent)
+        handle, name = tempfile.mkstemp(suffix=".part", prefix=".sotto-", dir=path.parent)
+        draft = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         raise SottoError(
             f"{path} cannot be written ({error.strerror}); choose another place",
@@ -349,4 +350,4 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         ) from None
     finally:
         if draft is not None:
-            Path(draft).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,10 +126,12 @@ def _is_labelled(data: bytes, label: str) -> bool:
 
 def _archive(descriptor: int, terms: Terms) -> Verified:
     # Read by place, so that a file of any length needs no more memory than one thread of it.
-    size = os.fstat(descriptor).st_size
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableError("An archive is read by place, and a pipe has none. Save it first.")
     report = verify_archive(
         lambda at, length: os.pread(descriptor, length, at),
-        size,
+        status.st_size,
         terms.policy,
         terms.at,
         collateral=terms.collateral.collateral,

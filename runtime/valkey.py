@@ -28,8 +28,8 @@ _RULES = {
     "supervisor": f"{_CONNECTION} +shutdown",
     "enclave": (
         "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:bundle:* ~sotto:enclave* "
-        f"{_CONNECTION} +evalsha +eval +xrange +xrevrange +xlen +xadd +hget +hmget +hset +expire "
-        "+unlink +del +sadd +srem"
+        f"{_CONNECTION} +evalsha +eval +xrange +xrevrange +xlen +xadd +hget +hmget +hset +hsetnx "
+        "+expire +unlink +del +sadd +srem"
     ),
     "log": (
         f"~sotto:leaves ~sotto:settled ~sotto:receipt:* {_CONNECTION} "

@@ -135,6 +135,12 @@ def _signs(signer: x509.Certificate, basic: ocsp.OCSPResponse) -> bool:
     return True
 
 
+def _is_signed(response: Response, issuer: x509.Certificate, at: int) -> bool:
+    """Whether `issuer`, or who may answer for it at `at`, signed the response."""
+    signers = [issuer, *(item for item in response.certificates if _may_sign(item, issuer, at))]
+    return any(_signs(signer, response.basic) for signer in signers)
+
+
 def _time(moment: datetime | None, otherwise: float) -> float:
     return otherwise if moment is None else moment.timestamp()
 
@@ -171,6 +177,7 @@ def look_up(
     """
     newest: tuple[float, bool] | None = None
     problems: list[Problem] = []
+    signed: dict[int, bool] = {}
     for response, single in _answers(certificate, issuer, responses):
         since = _time(single.this_update_utc, 0)
         until = _time(single.next_update_utc, since + _UNTIMED_S)
@@ -184,15 +191,19 @@ def look_up(
         current = since <= at <= until and status is not ocsp.OCSPCertStatus.UNKNOWN
         if not (current or revoked):
             continue
-        signers = [issuer, *(item for item in response.certificates if _may_sign(item, issuer, at))]
-        if not any(_signs(signer, response.basic) for signer in signers):
+        # Once for each response: one with many answers must not cost as many signatures.
+        if id(response) not in signed:
+            signed[id(response)] = _is_signed(response, issuer, at)
+        if not signed[id(response)]:
             text = f"an OCSP response on {name} is signed by nobody who may answer for its issuer"
             return False, [Problem("ocsp_signature", text)]
         if revoked:
             word = "" if reason is None else f" ({reason.value})"
             problems.append(Problem("revoked", f"{name} is revoked{word}: it is not to be trusted"))
-        if current and (newest is None or since > newest[0]):
-            newest = since, held and status is ocsp.OCSPCertStatus.REVOKED
+        said = since, held and status is ocsp.OCSPCertStatus.REVOKED
+        # Of two from the same second, the one that holds the certificate counts.
+        if current and (newest is None or said > newest):
+            newest = said
     if newest is not None and newest[1]:
         problems.append(Problem("held", f"{name} is on hold: its issuer does not vouch for it now"))
     return newest is not None, problems[:1]

@@ -216,9 +216,10 @@ class Consumer:
             pipeline = self.redis.pipeline(transaction=False)
             for one in settled[start : start + _SETTLE_STEP]:
                 key = f"sotto:receipt:{one.id}"
-                # The first proof stays: another leaf under the same id cannot take its place.
-                pipeline.hsetnx(key, "proof", one.proof)
+                # The first proof stays: another leaf under the same id cannot take its place. And
+                # it comes last: whoever sees it sees the COSE receipt too.
                 pipeline.hsetnx(key, "cose", one.cose)
+                pipeline.hsetnx(key, "proof", one.proof)
                 pipeline.expire(key, self.receipt_ttl_s)
                 pipeline.xadd(SETTLED, {"id": one.id}, maxlen=_SETTLED_KEPT, approximate=True)
             await pipeline.execute()

@@ -125,6 +125,9 @@ def make_application(witness: Witness) -> web.Application:
             return _response(await asyncio.to_thread(witness.add_checkpoint, body))
         except TimeoutError:
             return _response(Answer(408, "The request did not come whole.\n"), close=True)
+        except (ConnectionError, web.RequestPayloadError):
+            # Not raised further: the server would log it, and anyone can send it all day long.
+            return _response(Answer(400, "The request cannot be read.\n"), close=True)
         finally:
             in_progress -= 1
 
@@ -178,7 +181,11 @@ async def serve(
             Metrics.register(config.registry),
         )
         runner = web.AppRunner(
-            make_application(witness), access_log=None, shutdown_timeout=_SHUTDOWN_S
+            make_application(witness),
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            # No log sends a compressed request, and one could grow beyond any limit.
+            auto_decompress=False,
         )
         try:
             await runner.setup()

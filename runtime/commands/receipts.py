@@ -28,6 +28,7 @@ from runtime.commands.common import (
     carrier,
     home_folder,
     load_policy,
+    plain,
     print_json,
     say,
 )
@@ -135,7 +136,7 @@ def _list(args: argparse.Namespace, home: DeviceHome) -> int:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
         say(f"{row.receipt_id}  {when}  {row.persona:<12}  {row.outcome:<9}  {row.status}")
         if row.problem:
-            say(f"    {row.problem}")
+            say(f"    {plain(row.problem)}")
     return Exit.FAILED if any(row.status == "refused" for row in rows) else Exit.OK
 
 
@@ -334,7 +335,7 @@ def _tell_change(before: VerdictRow | None, after: VerdictRow) -> None:
         changed = was.get(name, status) != status
         if changed or (status == "fails" and not before):
             told = f"{_word(was[name])} -> {_word(status)}" if changed else _word(status)
-            say(f"    {name}: {told}: {verdict['detail']}")
+            say(f"    {name}: {told}: {plain(verdict['detail'])}")
 
 
 def _word(status: str) -> str:
@@ -354,7 +355,8 @@ def _history(args: argparse.Namespace, home: DeviceHome) -> int:
         outcome = "holds" if one.holds else "DOES NOT HOLD"
         say(f"{moment(one.evaluated_at)}  {outcome}  policy {one.policy[:16]}")
         for verdict in orjson.loads(one.verdicts):
-            say(f"    {verdict['name']:<10} {_word(verdict['status']):<12} {verdict['detail']}")
+            told = plain(verdict["detail"])
+            say(f"    {verdict['name']:<10} {_word(verdict['status']):<12} {told}")
     return Exit.OK
 
 

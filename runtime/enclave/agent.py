@@ -22,7 +22,7 @@ from memory.records import Turn
 from memory.store import ThreadStore
 from memory.thread import Answered, Position, Thread
 from personas.model import Persona
-from proofs.erasure import sign_erasure
+from proofs.erasure import Erasure, sign_erasure
 from proofs.receipt import Outcome
 from runtime.enclave.api import ApiError, error_object
 from runtime.enclave.binding import Binding
@@ -32,6 +32,7 @@ from runtime.enclave.outbox import Outbox, ReceiptJob
 from runtime.enclave.places import Places
 from runtime.enclave.prompt import Prompt, PromptTooLongError, build_prompt
 from runtime.enclave.turns import KEEP_FINISHED, KEEP_FINISHED_S, RunningTurn, TurnCall, TurnTable
+from runtime.sealing import seal_receipt
 from runtime.telemetry import EnclaveMetrics
 
 # Most records read for one turn; the token budget then chooses among them.
@@ -72,7 +73,7 @@ class Agent:
         self._debug = debug
         self._table = TurnTable()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # Erasures by thread and erasure id: those that run, and receipts of those that just ran.
+        # Erasures by thread and request's id: those that run, and receipts of those that just ran.
         self._erasing: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
         self._erased: dict[tuple[str, bytes], bytes] = {}
 
@@ -118,14 +119,13 @@ class Agent:
         Raises:
             ApiError: There is no place for it, the store is away, or the enclave is stopping.
         """
-        erasure_id = keys.erasure_id(request_id)
-        key = (keys.thread_id, erasure_id)
+        key = (keys.thread_id, request_id)
         if (known := self._erased.get(key)) is not None:
             return known
         task = self._erasing.get(key)
         if task is None:
             self._places.enter()
-            task = self._erasing[key] = asyncio.create_task(self._erase(keys, erasure_id, binding))
+            task = self._erasing[key] = asyncio.create_task(self._erase(keys, request_id, binding))
             task.add_done_callback(lambda done: self._keep_erasure(key, done))
         try:
             # Whoever asked may leave; what is begun is brought to its receipt.
@@ -146,25 +146,30 @@ class Agent:
         if len(self._erased) > KEEP_FINISHED:
             self._erased.pop(next(iter(self._erased)))
 
-    async def _erase(self, keys: ThreadKeys, erasure_id: bytes, binding: Binding) -> bytes:
+    async def _erase(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> bytes:
+        erasure_id = keys.erasure_id(request_id)
         for turn in self._table.of_thread(keys):
             await turn.generation.cancel()
         async with self._locks.setdefault(keys.thread_id, asyncio.Lock()):
             # By an enclave that died, or another, under the same id.
-            if (found := await self._outbox.handed_over(erasure_id.hex())).sealed is not None:
-                return found.sealed
-            previous = None
-            try:
-                thread = await self._store.load(keys, expected=None, last=1)
-                previous = await self._previous_receipt(keys, thread.turns)
-            except CorruptError:
-                pass  # what cannot be read can still be forgotten
-            erased = await self._store.forget(keys)
-            self._table.forget(keys)
-            signed = sign_erasure(
-                binding.erasure(keys, erasure_id, erased, previous), binding.identity.receipt_key
-            )
-            return await self._outbox.hand_over_erasure(keys, erasure_id, signed)
+            sealed = (await self._outbox.handed_over(erasure_id.hex())).sealed
+            if sealed is None:
+                erasure = await self._erased_now(keys, request_id, binding)
+                signed = sign_erasure(erasure, binding.identity.receipt_key)
+                sealed = seal_receipt(keys, erasure_id, signed, os.urandom(12))
+            return await self._outbox.hand_over_erasure(keys, erasure_id, sealed)
+
+    async def _erased_now(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> Erasure:
+        """Erase; what there is to sign of it."""
+        previous = None
+        try:
+            thread = await self._store.load(keys, expected=None, last=1)
+            previous = await self._previous_receipt(keys, thread.turns)
+        except CorruptError:
+            pass  # what cannot be read can still be forgotten
+        erased = await self._store.forget(keys, request_id)
+        self._table.forget(keys)
+        return binding.erasure(keys, keys.erasure_id(request_id), erased, previous)
 
     async def close(self, grace_s: float) -> None:
         """Let running turns end within the grace, then stop them; `Places` refuses new ones."""

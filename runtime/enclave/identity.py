@@ -28,11 +28,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from proofs.bundle import bundle_entry, make_bundle
+from proofs.bundle import bundle_entry
 from proofs.claims import Claims
 from proofs.errors import ProofError
 from proofs.evidence.base import Platform
 from proofs.evidence.simulated import SimulatedPlatform
+from runtime.enclave.collecting import Collector
 from runtime.enclave.engines.base import Engine
 from runtime.enclave.epochs import EpochStore
 from runtime.enclave.outbox import append_leaf
@@ -136,6 +137,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         self._gateway = gateway
         self._engine = engine
         self._platform = platform
+        self._collector = Collector(platform)
         self._lifetime_s = lifetime_s
         self._evidence_interval_s = evidence_interval_s
         self._held: dict[int, HeldKey] = {}
@@ -249,8 +251,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _attest(self, claims: Claims, now: int) -> tuple[bytes, str]:
         """A bundle of `claims`, in the log and in Redis, and its tlog-proof."""
-        # Hardware takes its time; whoever talks meanwhile should not notice.
-        made = await asyncio.to_thread(make_bundle, claims, self._platform, now)
+        made = await self._collector.bundle(claims, now)
         bundle = made.encode()
         inclusion = await self._log(bundle)
         # Before a receipt can name it.

@@ -154,15 +154,26 @@ class Outbox:
             *await hash_fields(self._redis, receipt_key(receipt_id), "sealed", "proof", "cose")
         )
 
-    async def hand_over_erasure(self, keys: ThreadKeys, erasure_id: bytes, signed: bytes) -> bytes:
-        """Give an erasure receipt to its owner and to the log at once, however long Redis is away.
+    async def hand_over_erasure(self, keys: ThreadKeys, erasure_id: bytes, sealed: bytes) -> bytes:
+        """Give a sealed erasure receipt to its owner and to the log at once, however long Redis is
+        away.
 
-        Returns it as it was sealed.
+        Returns the first one under this id: another replica may have made one at the same time.
         """
-        sealed = seal_receipt(keys, erasure_id, signed, os.urandom(12))
-        await append_leaf(self._redis, erasure_id.hex(), erasure_entry(signed), sealed)
+        key = receipt_key(erasure_id.hex())
+
+        async def first() -> bytes:
+            async with self._redis.pipeline(transaction=False) as batch:
+                batch.hsetnx(key, "sealed", sealed)
+                batch.hget(key, "sealed")
+                _, kept = await batch.execute()
+            return bytes(kept)
+
+        kept = await patiently(first, erasure_id.hex())
+        entry = erasure_entry(open_receipt(keys, erasure_id, kept))
+        await append_leaf(self._redis, erasure_id.hex(), entry, kept)
         self.on_issued()
-        return sealed
+        return kept
 
     async def _hand_over(self, job: ReceiptJob) -> None:
         receipt_id = job.receipt.receipt_id

@@ -271,7 +271,10 @@ def test_two_conversations_and_a_completion(story: Conversation) -> None:
     other = Conversation.of(3, number=1)
     lone = Conversation.of(1, number=2)
     asked = replace(
-        decode_receipt(lone.receipts[0]).unverified, head_before=None, head_after=None, previous=None
+        decode_receipt(lone.receipts[0]).unverified,
+        head_before=None,
+        head_after=None,
+        previous=None,
     )
     lone.receipts[0] = sign_receipt(asked, RECEIPT_KEY)
     lone.entries[2] = receipt_entry(lone.receipts[0])

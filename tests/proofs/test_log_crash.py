@@ -98,14 +98,15 @@ class Seen:
         for kind, what in said:
             if kind in ("cosigning", "published"):
                 self.heads.append(open_checkpoint(what, [LOG.verifier]))
-            elif kind == "settled" and what[2] is None:
-                self.settled.append((int(what[0]), what[1]))
             elif kind == "settled":
-                number, index, proof, cose = int(what[0]), what[1], what[2], bytes.fromhex(what[3])
-                head = parse_tlog_proof(proof).verify(entry(number), [LOG.verifier])
-                assert verify_cose_receipt(cose, entry(number), [LOG.verifier]) == head
-                self.heads.append(head)
-                self.settled.append((number, index))
+                places, proven = what
+                self.settled += [(int(number), index) for number, index in places]
+                for (number, index), (text, cose) in zip(places[::64], proven, strict=True):
+                    of, proof = entry(int(number)), parse_tlog_proof(text)
+                    head = proof.verify(of, [LOG.verifier])
+                    assert proof.index == index
+                    assert verify_cose_receipt(bytes.fromhex(cose), of, [LOG.verifier]) == head
+                    self.heads.append(head)
 
     def hold_in(self, folder: Path, numbers: set[int]) -> None:
         """Against the log as it is at last: every leaf once, and all that was shown is of it."""

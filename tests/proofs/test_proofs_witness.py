@@ -521,6 +521,27 @@ async def test_large_bodies_are_refused_before_they_are_read(tmp_path: Path) -> 
 
 
 @pytest.mark.integration
+async def test_broken_requests_do_not_fill_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anyone can send half a body, or one that is not compressed as it says, all day long."""
+    head = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: 9\r\n"
+    async with running(tmp_path) as one:
+        port = int(one.url.split(":")[-1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"Content-Encoding: gzip\r\n\r\nno gzip..")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+        writer.close()
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"\r\nold")
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+        async with aiohttp.ClientSession() as session:
+            assert (await post(session, one.url, TREE.request(0, 1)))[0] == 200
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
+
+
+@pytest.mark.integration
 async def test_connections_are_kept(tmp_path: Path) -> None:
     """One connection carries one request after the other, refused ones too."""
     async with running(tmp_path) as one:

@@ -190,11 +190,15 @@ def test_what_could_change_unseen_is_refused(
 
 
 def test_a_link_that_was_put_in_place_meanwhile_is_not_followed(model: Path) -> None:
-    """Looked through first, read later: in between a file can become a link."""
+    """Looked through first, read later: in between a file can become a link, or a pipe."""
     names = find_files(model)
     (model / "tokenizer/merges.txt").unlink()
     (model / "tokenizer/merges.txt").symlink_to(model / "model.safetensors")
     with pytest.raises(EngineError) as caught:
+        digest_files(model, names)
+    (model / "tokenizer/merges.txt").unlink()
+    os.mkfifo(model / "tokenizer/merges.txt")
+    with pytest.raises(EngineError, match="no file"):
         digest_files(model, names)
     assert caught.value.code == "model_unreadable"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -352,6 +354,32 @@ def test_what_cannot_be_opened_or_written_is_one_line(
         code, _, err = command(*arguments)
         assert code == 2, arguments
         assert len(err.splitlines()) == 1
+
+
+def test_a_name_does_not_command_a_terminal(command: Command, tmp_path: Path) -> None:
+    """What is said of a file that does not read may repeat names that somebody else chose."""
+    file = tmp_path / "\x1b]52;c;aGk=\x07\x9b2J\nsotto: it holds"
+    file.write_bytes(b"nothing")
+    code, _, err = command(file)
+    assert code == 2
+    assert not set(err) & {"\x1b", "\x07", "\x9b"}
+    assert len(err.splitlines()) == 1
+
+
+def test_an_archive_from_a_pipe_is_refused_in_words(
+    files: Files, command: Command, tmp_path: Path
+) -> None:
+    """It is read by place; anything shorter may come from a pipe."""
+    for name, expected in (("archive", 2), ("receipt", 0)):
+        pipe = tmp_path / name
+        os.mkfifo(pipe)
+        data = files[name].read_bytes()
+        writer = threading.Thread(target=lambda at=pipe, told=data: at.write_bytes(told))
+        writer.start()
+        code, _, err = command(pipe)
+        writer.join()
+        assert code == expected
+        assert ("Save it" in err) == bool(expected)
 
 
 def test_a_page_is_for_its_owner_alone(files: Files, command: Command, tmp_path: Path) -> None:
