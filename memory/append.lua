@@ -1,15 +1,19 @@
 -- Compare and append, in one step that no other client can interrupt.
 --
 -- KEYS[1]  stream of the thread's records; the entry of index n has the id (n + 1)-0
--- KEYS[2]  hash from turn tag to index
+-- KEYS[2]  hash from turn tag to index; `erasure` where erase.lua was here a while ago
 -- ARGV     length and head that the writer saw, turn tag, sealed record, head after it
 --
--- Returns {"again", index} where the turn is already there, {"moved", length} where another
--- writer was first, {"appended", index} otherwise. Only the last writes.
+-- Returns {"again", index} where the turn is already there, {"erased", "0"} where the thread was
+-- erased, {"moved", length} where another writer was first, {"appended", index} otherwise. Only the
+-- last writes.
 
-local known = redis.call('HGET', KEYS[2], ARGV[3])
-if known then
-  return {'again', known}
+local known = redis.call('HMGET', KEYS[2], ARGV[3], 'erasure')
+if known[1] then
+  return {'again', known[1]}
+end
+if known[2] then
+  return {'erased', '0'}
 end
 
 local length, head = '0', ARGV[2]

@@ -52,6 +52,17 @@ class ConflictError(MemoryStoreError):
         self.found = found
 
 
+class ForgottenError(MemoryStoreError):
+    """The thread was erased a while ago, and takes no more turns; nothing was stored."""
+
+    code = "thread_forgotten"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This conversation was forgotten. Nothing was stored. Say it again, in a new one."
+        )
+
+
 class AnsweredError(MemoryStoreError):
     """This turn id already has another answer; nothing was stored."""
 

@@ -20,6 +20,7 @@ from memory.errors import (
     AnsweredError,
     ConflictError,
     CorruptError,
+    ForgottenError,
     RollbackError,
     UnavailableError,
 )
@@ -40,6 +41,8 @@ _APPEND: Final = _Script("append.lua")
 _ERASE: Final = _Script("erase.lua")
 _ENTRY_ID: Final = re.compile(rb"([1-9][0-9]{0,9})-0")
 _NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
+# Longer than any turn that runs at the time, or device that asks again for a lost answer.
+_ERASURE_KEPT_S: Final = 86_400
 _PAGE: Final = 64  # records per read where a device is far behind
 
 _Entry = tuple[bytes, dict[bytes, bytes]]
@@ -85,7 +88,8 @@ class ThreadStore:
 
         The same turn, sent again, changes nothing and returns the position after its first record.
         Raises AnsweredError where the turn id has another answer, ConflictError where the head
-        moved, InvalidInputError where the turn is too large; none of them writes.
+        moved, ForgottenError where the thread was erased, InvalidInputError where the turn is too
+        large; none of them writes.
         """
         nonce = os.urandom(NONCE_BYTES)
         sealed = seal(keys, position.length, position.head, turn, nonce=nonce)
@@ -95,6 +99,8 @@ class ThreadStore:
         verdict, number = await self._run(_APPEND, keys, *arguments, index=position.length)
         if verdict == b"appended":
             return after
+        if verdict == b"erased":
+            raise ForgottenError
         if verdict == b"moved":
             raise ConflictError(position.length, _index(number))
         stored = await self._read_turn(keys, turn.turn_id, _index(number))
@@ -111,13 +117,14 @@ class ThreadStore:
             return None
         return await self._read_turn(keys, turn_id, _index(number))
 
-    async def forget(self, keys: ThreadKeys) -> Erased:
+    async def forget(self, keys: ThreadKeys, request_id: bytes) -> Erased:
         """Erase a thread, whatever state it is in; return what there was.
 
-        An append that saw the thread before finds that its head moved, and then that the thread
-        was rolled back: none that began after a record comes through. Backups are not reached.
+        No turn that runs now writes into it any more, at whichever replica: for a day it takes no
+        turns at all. The same request (16 bytes) is told the same again within that day. Backups
+        are not reached.
         """
-        length, head = await self._run(_ERASE, keys)
+        length, head = await self._run(_ERASE, keys, keys.turn_tag(request_id), _ERASURE_KEPT_S)
         return Erased(length, head if len(head) == HEAD_BYTES else None)
 
     async def _read_turn(self, keys: ThreadKeys, turn_id: bytes, index: int) -> Answered:

@@ -201,7 +201,11 @@ class ArchiveReport:
 
 
 _TITLES = {
-    1: ("The file is whole", "No record is cut, changed or left out since it was written."),
+    1: (
+        "The file is whole",
+        "No record was damaged or cut by accident. Whoever changes a file on purpose makes its "
+        "checksum fit: what that leaves is found below.",
+    ),
     2: (
         "Every receipt holds",
         "Each turn was answered by an attested enclave that signed for it; the steps of single "

@@ -148,8 +148,8 @@ def _step(check: Check, noted: _Noted) -> Step:
     )
 
 
-def holding(verdicts: Iterable[Verdict], policy: Policy) -> bool:
-    """Whether nothing fails, and only what the policy leaves open went unchecked."""
+def objections(verdicts: Iterable[Verdict], policy: Policy) -> tuple[Verdict, ...]:
+    """What fails, and what went unchecked although the policy does not leave it open."""
     optional = set()
     if policy.custody.kind == "none":
         optional.add(Subject.CUSTODY)
@@ -157,7 +157,8 @@ def holding(verdicts: Iterable[Verdict], policy: Policy) -> bool:
         optional.add(Subject.INCLUSION)
     if not policy.gpu.required:
         optional.add(Subject.GPU)
-    return all(
-        v.status is Status.HOLDS or (v.status is Status.NOT_CHECKED and v.name in optional)
+    return tuple(
+        v
         for v in verdicts
+        if v.status is Status.FAILS or (v.status is Status.NOT_CHECKED and v.name not in optional)
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from proofs.checkpoint import Checkpoint
 from proofs.claims import Claims
 from proofs.evidence.base import CpuAppraisal, GpuAppraisal
-from proofs.findings import Findings, holding
+from proofs.findings import Findings, objections
 from proofs.policy import Policy
 from proofs.receipt import Receipt
 from proofs.steps import Step
@@ -162,7 +162,7 @@ def judge(
     """
     verdicts = findings.verdicts()
     if need is None:
-        holds = holding(verdicts, policy)
+        holds = not objections(verdicts, policy)
     else:
         holds = all(
             v.status is Status.HOLDS or (v.status is Status.NOT_CHECKED and v.name not in need)

@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Never, final
+from typing import final
 
 from proofs.bundle import Bundle, bundle_entry, decode_bundle
 from proofs.checkpoint import Checkpoint, parse_checkpoint
@@ -55,7 +55,7 @@ from proofs.evidence.base import NO_COLLATERAL, Collateral, CpuAppraisal
 from proofs.evidence.simulated import KIND as SIMULATED
 from proofs.evidencecache import EvidenceCache
 from proofs.evidenceonly import verify_evidence
-from proofs.findings import Findings
+from proofs.findings import Findings, objections
 from proofs.logsteps import check_cose, check_head, check_logged, require_witnesses
 from proofs.note import parse_note
 from proofs.policy import Policy
@@ -64,7 +64,7 @@ from proofs.receiptsteps import check_receipt, check_said
 from proofs.report import BundleReport, CheckpointReport, EvidenceReport, Judgement, Report, judge
 from proofs.steps import Check, Step
 from proofs.tlogproof import parse_tlog_proof
-from proofs.verdict import Status, Subject, Verdict
+from proofs.verdict import Subject, Verdict
 
 __all__ = [
     "CLOCK_SKEW_S",
@@ -150,7 +150,10 @@ def verify_bundle(
     """
     report = judge_bundle(bundle, inclusion, policy, at, collateral=collateral)
     if not report.holds:
-        _refuse("The enclave is not to be trusted", report.verdicts)
+        told = "; ".join(f"{v.name}: {v.detail}" for v in objections(report.verdicts, policy))
+        raise RefusedError(
+            f"The enclave is not to be trusted. Send it nothing. {told}.", report.verdicts
+        )
     return _attested(report)
 
 
@@ -199,11 +202,6 @@ def _findings(read: _Read, policy: Policy) -> Findings:
     findings = Findings(simulated=simulated, witnesses=policy.min_witnesses)
     findings.see(Check.READ, "every part is in its one encoding")
     return findings
-
-
-def _refuse(message: str, verdicts: tuple[Verdict, ...]) -> Never:
-    failed = "; ".join(f"{v.name}: {v.detail}" for v in verdicts if v.status is not Status.HOLDS)
-    raise RefusedError(f"{message}. Send it nothing. {failed}.", verdicts)
 
 
 def verify_receipt(receipt: bytes, enclave: AttestedEnclave) -> Receipt:

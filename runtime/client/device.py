@@ -52,7 +52,7 @@ _POLLS_AT_ONCE = 8
 _PADDING_S = 300.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Turn:
     """One turn over all of its tries."""
 
@@ -63,7 +63,7 @@ class _Turn:
     enclave: LiveEnclave | None = None
     text: str = ""
     receipt_id: str = ""
-    sealings: list[tuple[Sealing, Secrets]] = field(default_factory=list, repr=False)
+    sealings: list[tuple[Sealing, Secrets]] = field(default_factory=list)
 
 
 class Device:

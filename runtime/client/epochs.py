@@ -89,7 +89,8 @@ class EpochBook:
         try:
             found = await self._fetch(enclave_id)
         except SottoError as error:
-            if error.code not in ("evidence_unknown", "not_found"):
+            # An enclave of an earlier version has no such resource (`not_found`): another may.
+            if error.code != "evidence_unknown":
                 raise
             raise _mismatch("names an attestation bundle that nobody has") from None
         attested = verify_bundle(found.bundle, found.proof, self._policy, at)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import sys
 import time
@@ -222,6 +221,8 @@ def _as_json(audit: Audit) -> dict[str, Any]:
 
 
 def _print(audit: Audit) -> None:
+    from runtime.commands.report import moment
+
     head = audit.checkpoint
     say(f"Log {head.origin} of {head.size} entries: {'HOLDS' if audit.holds else 'DOES NOT HOLD'}")
     say(f"  root       {head.root.hex()}")
@@ -229,8 +230,7 @@ def _print(audit: Audit) -> None:
     signed = {None: "not checked: no --key of the log was given", True: "by the pinned key"}
     say(f"  signature  {signed.get(audit.signed, 'DOES NOT HOLD')}")
     for name, at in audit.cosigned_by:
-        when = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat()
-        say(f"  cosigned   by {name} at {when}")
+        say(f"  cosigned   by {name} at {moment(at)}")
     if audit.since is not None:
         say(f"  since      a checkpoint of {audit.since} entries")
     for problem in audit.problems:

@@ -127,16 +127,31 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace, home: DeviceHome) -> int:
-    rows = list(home.receipts())
+    rows, erasures = list(home.receipts()), list(home.erasures())
     if args.json:
-        print_json({"receipts": [_json(row) for row in rows]})
-    elif not rows:
+        told = [
+            {name: getattr(row, name) for name in ("receipt_id", "persona", "time", "status")}
+            for row in erasures
+        ]
+        print_json({"receipts": [_json(row) for row in rows], "erasures": told})
+        return _outcome(rows)
+    if not rows and not erasures:
         say("No receipts yet: each answer brings one.")
-    for row in rows if not args.json else ():
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
-        say(f"{row.receipt_id}  {when}  {row.persona:<12}  {row.outcome:<9}  {row.status}")
+    for row in rows:
+        say(_line(row, row.outcome))
         if row.problem:
             say(f"    {plain(row.problem)}")
+    for erasure in erasures:
+        say(_line(erasure, "forgotten"))
+    return _outcome(rows)
+
+
+def _line(row: ReceiptRow | ErasureRow, outcome: str) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
+    return f"{row.receipt_id}  {when}  {row.persona:<12}  {outcome:<9}  {row.status}"
+
+
+def _outcome(rows: Iterable[ReceiptRow]) -> int:
     return Exit.FAILED if any(row.status == "refused" for row in rows) else Exit.OK
 
 
@@ -146,13 +161,18 @@ async def _collect(args: argparse.Namespace, home: DeviceHome) -> None:
     An edge that is away only means an older list, and files without what came later.
     """
     late = [r.receipt_id for r in home.receipts() if r.status in ("waiting", "received")]
+    # One that is not signed yet is not asked for: `sotto forget` again goes on with it.
+    erased = [r.receipt_id for r in home.erasures() if r.status == "received"]
     incomplete = list(_incomplete(args, home)) if args.save or args.export or args.check else []
-    if not late and not incomplete:
+    if not late and not erased and not incomplete:
         return
     policy, _ = load_policy(args)
     with contextlib.suppress(SottoError):
         async with Device(home, policy, carrier(args)) as device:
-            await asyncio.gather(*(device.wait_settled(one, _COLLECT_S) for one in late))
+            await asyncio.gather(
+                *(device.wait_settled(one, _COLLECT_S) for one in late),
+                *(device.wait_erased(one, _COLLECT_S) for one in erased),
+            )
             for receipt_id in incomplete:
                 await device.complete(receipt_id)
 
@@ -355,8 +375,8 @@ def _history(args: argparse.Namespace, home: DeviceHome) -> int:
         outcome = "holds" if one.holds else "DOES NOT HOLD"
         say(f"{moment(one.evaluated_at)}  {outcome}  policy {one.policy[:16]}")
         for verdict in orjson.loads(one.verdicts):
-            told = plain(verdict["detail"])
-            say(f"    {verdict['name']:<10} {_word(verdict['status']):<12} {told}")
+            detail = plain(verdict["detail"])
+            say(f"    {verdict['name']:<10} {_word(verdict['status']):<12} {detail}")
     return Exit.OK
 
 

@@ -43,7 +43,7 @@ class Collector:
         def collect() -> None:
             try:
                 made.set_result(make_bundle(claims, self._platform, now))
-            except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            except BaseException as error:
                 made.set_exception(error)
             finally:
                 self._busy.release()

@@ -55,8 +55,10 @@ def turns_remembered(system: System) -> int:
 
 
 def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
-    """Edge, relay, log, enclave, Valkey, one after the other: each turn still ends once."""
-    for count, role in enumerate(("edge", "relay", "log", "enclave", "valkey"), start=1):
+    """Edge, relay, log, witness, enclave, Valkey, one after the other: each turn still ends once,
+    and its receipt settles when all are back."""
+    roles = ("edge", "relay", "log", "witness", "enclave", "valkey")
+    for count, role in enumerate(roles, start=1):
         before = scripted.children()
         text = reply_while(scripted, role)
         # The script says the same words again, so even a new enclave goes on seamlessly.
@@ -69,10 +71,10 @@ def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
         ):
             assert time.monotonic() < deadline, f"{role} was not started again"
             time.sleep(0.1)
-    rows = scripted.settled_receipts(5)
+    rows = scripted.settled_receipts(len(roles))
     completed = [row for row in rows if row["outcome"] == "completed"]
-    assert len(completed) == 5
-    assert len({row["turn_id"] for row in completed}) == 5
+    assert len(completed) == len(roles)
+    assert len({row["turn_id"] for row in completed}) == len(roles)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

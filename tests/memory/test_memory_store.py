@@ -13,6 +13,7 @@ from memory.errors import (
     AnsweredError,
     ConflictError,
     CorruptError,
+    ForgottenError,
     InvalidInputError,
     RollbackError,
     UnavailableError,
@@ -26,6 +27,7 @@ KEYS = ThreadKeys(derive_thread_key(b"m" * 32, "fern"))
 OTHER = ThreadKeys(derive_thread_key(b"m" * 32, "moss"))
 RECORDS = f"{{t:{KEYS.thread_id}}}:records"
 TURNS = f"{{t:{KEYS.thread_id}}}:turns"
+REQUEST = b"request to forge"
 
 pytestmark = pytest.mark.integration
 
@@ -500,17 +502,41 @@ async def test_a_server_that_takes_no_writes_is_unavailable(
 
 
 async def test_a_forgotten_thread_leaves_nothing(redis_client: Redis) -> None:
-    """What there was is told, both keys are gone, and other threads stay as they are."""
+    """What there was is told; neither a record nor a turn's tag stays, nor, in time, the note of
+    it; other threads stay as they are."""
     store = ThreadStore(redis_client)
     positions = await _fill(store, 3)
     await _fill(store, 2, keys=OTHER)
-    erased = await store.forget(KEYS)
+    erased = await store.forget(KEYS, REQUEST)
     assert (erased.length, erased.head) == (3, positions[-1].head)
-    assert await redis_client.exists(RECORDS, TURNS) == 0
+    await _check_gone(redis_client)
     assert (await store.load(OTHER, expected=None, last=9)).position.length == 2
-    again = await store.forget(KEYS)
-    assert (again.length, again.head) == (0, None)
-    assert await redis_client.exists(RECORDS, TURNS) == 0
+    again = await store.forget(KEYS, REQUEST)
+    assert again == erased, "whose answer was lost is told the same again"
+    other = await store.forget(KEYS, bytes(16))
+    assert (other.length, other.head) == (0, None)
+    await _check_gone(redis_client)
+
+
+async def _check_gone(client: Redis) -> None:
+    """Of a forgotten thread there is a note that expires, and nothing else."""
+    assert await client.exists(RECORDS) == 0
+    assert set(await client.hkeys(TURNS)) == {b"erasure", b"length", b"head"}
+    assert 0 < await client.ttl(TURNS) <= 86_400
+
+
+async def test_a_first_turn_that_runs_elsewhere_writes_into_no_forgotten_thread(
+    redis_client: Redis,
+) -> None:
+    """An empty thread has no head that could move; until its note has gone it takes no turn."""
+    store = ThreadStore(redis_client)
+    begun = (await store.load(KEYS, expected=None, last=1)).position
+    assert (await store.forget(KEYS, REQUEST)).length == 0
+    with pytest.raises(ForgottenError):
+        await store.append(KEYS, begun, _turn(0))
+    await _check_gone(redis_client)
+    await redis_client.delete(TURNS)
+    assert (await store.append(KEYS, begun, _turn(0))).length == 1
 
 
 async def test_no_turn_that_began_before_writes_into_a_forgotten_thread(
@@ -519,7 +545,10 @@ async def test_no_turn_that_began_before_writes_into_a_forgotten_thread(
     """Its place is gone, and where it was shows as a rollback: the writer does not go on."""
     store = ThreadStore(redis_client)
     positions = await _fill(store, 2)
-    await store.forget(KEYS)
+    await store.forget(KEYS, REQUEST)
+    with pytest.raises(ForgottenError):
+        await store.append(KEYS, positions[-1], _turn(9))
+    await redis_client.delete(TURNS)  # as in a day
     with pytest.raises(ConflictError):
         await store.append(KEYS, positions[-1], _turn(9))
     with pytest.raises(RollbackError):
@@ -527,23 +556,28 @@ async def test_no_turn_that_began_before_writes_into_a_forgotten_thread(
     assert await redis_client.exists(RECORDS, TURNS) == 0
 
 
-@pytest.mark.parametrize("damage", ["string", "strange entry", "damaged record", "no records"])
+@pytest.mark.parametrize(
+    "damage", ["string", "no hash", "strange entry", "damaged record", "no records"]
+)
 async def test_what_cannot_be_read_can_be_forgotten(redis_client: Redis, damage: str) -> None:
     """A person may forget a thread whatever somebody has done to it; nothing is made up."""
     store = ThreadStore(redis_client)
     await _fill(store, 2)
     if damage == "string":
         await redis_client.set(RECORDS, b"not a stream")
+    elif damage == "no hash":
+        await redis_client.delete(RECORDS)
+        await redis_client.set(TURNS, b"not a hash")
     elif damage == "strange entry":
         await redis_client.xadd(RECORDS, {"x": "y"})
     elif damage == "damaged record":
         await _replace(redis_client, [(b"1-0", {b"r": b"x", b"h": b"too short"})])
     else:
         await redis_client.delete(RECORDS)
-    erased = await store.forget(KEYS)
+    erased = await store.forget(KEYS, REQUEST)
     assert erased.head is None
     assert erased.length == {"strange entry": 3, "damaged record": 1}.get(damage, 0)
-    assert await redis_client.exists(RECORDS, TURNS) == 0
+    await _check_gone(redis_client)
 
 
 async def test_forgetting_fails_clearly_while_redis_is_away(
@@ -552,4 +586,4 @@ async def test_forgetting_fails_clearly_while_redis_is_away(
     """Nothing is said to be forgotten that may not be."""
     valkey_process.kill()
     with pytest.raises(UnavailableError):
-        await ThreadStore(own_redis_client).forget(KEYS)
+        await ThreadStore(own_redis_client).forget(KEYS, REQUEST)

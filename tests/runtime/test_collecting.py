@@ -71,8 +71,7 @@ def test_a_process_ends_while_a_machine_hangs(hanging: Hanging) -> None:
 
     async def asks() -> None:
         asking = asyncio.create_task(Collector(hanging).bundle(CLAIMS, 1000))
-        while not hanging.asked.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(hanging.asked.wait, 20)
         asking.cancel()
 
     def process() -> None:

@@ -497,6 +497,24 @@ async def test_a_receipt_by_keys_that_nothing_was_sealed_to_is_refused(
     await book.close()
 
 
+@pytest.mark.parametrize(
+    ("code", "raised"), [("evidence_unknown", "receipt_mismatch"), ("not_found", "not_found")]
+)
+async def test_an_enclave_that_cannot_answer_condemns_no_receipt(
+    code: str, raised: str, world: World, home: DeviceHome
+) -> None:
+    """One of an earlier version has no such resource; one that has it knows every bundle."""
+
+    async def ask(path: bytes) -> dict[str, Any]:
+        raise SottoError("nothing here", code=code)
+
+    async with world.log():
+        policy = world.policy()
+    with pytest.raises(SottoError) as caught:
+        await EpochBook(home, policy, ask).learn("f" * 64, [], int(time.time()))
+    assert caught.value.code == raised
+
+
 async def test_what_comes_while_evidence_is_fetched_is_not_lost(
     world: World, home: DeviceHome
 ) -> None:

@@ -122,8 +122,11 @@ def test_forgotten_words_cannot_be_saved(
 def test_an_erasures_receipt_is_saved_as_a_file_of_its_own(
     home: DeviceHome, command: Command, tmp_path: Path
 ) -> None:
-    """Which verifies alone."""
+    """Which verifies alone; the list says under which id."""
     (row,) = home.erasures()
+    assert f"{row.receipt_id}  " in command("receipts")[1]
+    (told,) = json.loads(command("receipts", "--json")[1])["erasures"]
+    assert (told["receipt_id"], told["persona"]) == (row.receipt_id, "wren")
     file = tmp_path / "erased"
     assert command("receipts", "--save", row.receipt_id, file)[0] == 0
     report = judge(file.read_bytes())
