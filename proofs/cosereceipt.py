@@ -10,6 +10,9 @@ certificate. The `kid` is the key id of c2sp.org/signed-note, as in a checkpoint
 would leave the tree's size unsigned, so `sub` names the tree by it. The unprotected header:
 `{396: {-1: [<<[size, index, [path...]]>>]}}`, one proof.
 
+A log signs its checkpoints with the same key. No bytes are both: a checkpoint is UTF-8, and what
+is signed here begins with 0x84, with which no UTF-8 begins.
+
 The path of the only entry of a tree is empty, which the algorithm of RFC 9162 covers and the
 CDDL of RFC 9942, wanting one hash or more, does not.
 """

@@ -27,6 +27,8 @@ MAX_RIMS = 32
 _MAX_CHAIN = 8
 _MAX_MEASUREMENTS = 256
 _MAX_ALTERNATIVES = 64
+# Canonical XML sorts all namespaces in scope at every element: a thousand take minutes.
+_MAX_NAMESPACES = 16
 
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _DSIG = "{http://www.w3.org/2000/09/xmldsig#}"
@@ -102,6 +104,8 @@ def read_rim(data: bytes, what: str) -> RimFile:
         raise UnreadableError(f"{what} has {len(data)} bytes, more than the {MAX_RIM} of a RIM.")
     if b"<!DOCTYPE" in data:
         raise UnreadableError(f"{what} has a document type, which no RIM needs. Do not use it.")
+    if data.count(b"xmlns") > _MAX_NAMESPACES:
+        raise UnreadableError(f"{what} declares more than {_MAX_NAMESPACES} namespaces. Refuse it.")
     try:
         root = etree.fromstring(data, _parser())
     except (etree.LxmlError, ValueError) as error:

@@ -148,14 +148,15 @@ class _Walk:
     def run(self, progress: Progress) -> None:
         """Note every problem there is, as far as one can go on."""
         size, audit = self._audit.checkpoint.size, self._audit
+        if self._earlier is not None and self._earlier.size == 0:
+            self._compare_earlier(self._earlier, [])
         for start in range(0, size, WIDTH):
             leaves = self._leaves(start // WIDTH, min(WIDTH, size - start))
             if leaves is None:
                 audit.note("missing", f"From entry {start} on nothing can be derived.")
                 return
-            if self._earlier is not None and start <= self._earlier.size <= start + len(leaves):
+            if self._earlier is not None and start < self._earlier.size <= start + len(leaves):
                 self._compare_earlier(self._earlier, leaves[: self._earlier.size - start])
-                self._earlier = None
             self._push(0, leaves)
             progress(start + len(leaves), size)
         for level in range(1, MAX_LEVEL + 1):

@@ -21,25 +21,23 @@ class History:
 
     Args:
         path: The file; made where absent.
-        size: The published size, 0 where nothing is published.
-        at: When that was, in unix milliseconds; for the record that a crash kept from the file.
+        most: The committed size. A record of more is not of this log, or was torn by a crash.
 
     Raises:
         OSError: It cannot be written.
     """
 
-    def __init__(self, path: Path, size: int, at: int) -> None:
+    def __init__(self, path: Path, most: int) -> None:
         is_new = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._count = os.fstat(self._file).st_size // _RECORD
-            while self._count and not self._is_whole(size):
+            while self._count and not self._is_whole(most):
                 self._count -= 1
             os.ftruncate(self._file, self._count * _RECORD)
             os.fsync(self._file)
             if is_new:
                 sync_directories([path], path.parent)
-            self.append(at, size)
         except BaseException:
             self.close()
             raise
@@ -68,11 +66,11 @@ class History:
             os.close(self._file)
             self._file = -1
 
-    def _is_whole(self, published: int) -> bool:
-        """Whether the last record is one that was written whole, of something published."""
+    def _is_whole(self, most: int) -> bool:
+        """Whether the last record is one that was written whole."""
         at, size = _record(self._file, self._count - 1)
         before = _record(self._file, self._count - 2) if self._count > 1 else (1, 0)
-        return at >= before[0] and before[1] < size <= published
+        return at >= before[0] and before[1] < size <= most
 
 
 def entries_between(path: Path, since: int, until: int) -> range:

@@ -106,6 +106,7 @@ def ids_between(directory: Path, start: int, end: int) -> Iterator[tuple[int, st
 def _open(path: Path) -> sqlite3.Connection:
     # Ids are for the operator; a web server over this folder, run by another user, has none.
     path.touch(mode=0o600)
+    path.chmod(0o600)  # earlier versions kept no ids, and left it open
     # One writer uses it, from one thread at a time.
     db = sqlite3.connect(path, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")

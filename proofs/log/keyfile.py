@@ -20,6 +20,7 @@ from proofs.log.files import sync_directories, write_whole
 from proofs.note import Signer
 
 KeyT = TypeVar("KeyT", Ed25519PrivateKey, MLDSA44PrivateKey)
+_MAX_ORIGIN = 255  # what witnesses and COSE receipts carry
 _ALGORITHMS = {Ed25519PrivateKey: "Ed25519", MLDSA44PrivateKey: "ML-DSA-44"}
 
 
@@ -66,6 +67,8 @@ def load_or_create_signer(path: Path, origin: str) -> Signer:
     """
     key = load_or_create_key(path, Ed25519PrivateKey, "log")  # type: ignore[type-abstract]
     signer = Signer(origin, key)
+    if len(origin) > _MAX_ORIGIN:
+        raise LogError(f"The log's origin has more than {_MAX_ORIGIN} characters. Choose another.")
     try:
         signer.verifier.format()
     except UnreadableError as error:

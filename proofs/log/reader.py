@@ -8,8 +8,11 @@ Blocking, and for one thread at a time.
 from __future__ import annotations
 
 import http.client
+import socket
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import urlsplit
@@ -28,6 +31,8 @@ from proofs.tlogproof import TlogProof
 _MAX_BUNDLE = WIDTH * (2 + 65535)
 _MAX_TILE = WIDTH * merkle.HASH_SIZE
 _TIMEOUT_S = 30.0
+# For a whole answer: one that comes byte by byte, or without end, never stands still.
+_ANSWER_S = 120.0
 _MAX_TRIES = 3
 
 
@@ -69,11 +74,15 @@ class Folder:
 class Server:
     """A log behind a URL prefix. Follows no redirect: it asks the server that was named.
 
+    Args:
+        prefix: What the log's paths are under.
+        answer_s: How long one answer may take, from the request to its end.
+
     Raises:
         UnreadableError: Not the prefix of a log.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, answer_s: float = _ANSWER_S) -> None:
         try:
             parts = urlsplit(prefix)
             host, port = parts.hostname, parts.port
@@ -91,12 +100,16 @@ class Server:
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._connection = kind(host, port, timeout=_TIMEOUT_S)
         self._path = parts.path.rstrip("/")
+        self._answer_s = answer_s
         self._fresh = True
 
     def fetch(self, path: str, limit: int) -> bytes | None:
         """As `Source`."""
         for left in reversed(range(_MAX_TRIES)):
             fresh, self._fresh = self._fresh, False
+            watch = threading.Timer(self._answer_s, self._hang_up)
+            watch.daemon = True
+            watch.start()
             try:
                 return self._get(path, limit)
             # UnicodeError: a host that no name can be.
@@ -108,12 +121,22 @@ class Server:
                         f"The log's server did not answer with {path} ({type(error).__name__}). "
                         "Try again later."
                     ) from error
+            finally:
+                watch.cancel()
         raise AssertionError
 
     def close(self) -> None:
         """As `Source`."""
         self._connection.close()
         self._fresh = True
+
+    def _hang_up(self) -> None:
+        """End what the other thread waits for."""
+        held = self._connection.sock
+        if held is not None:
+            with suppress(OSError):
+                # Not that of TLS, which would change what is being read from.
+                socket.socket.shutdown(held, socket.SHUT_RDWR)
 
     def _get(self, path: str, limit: int) -> bytes | None:
         headers = {"Accept-Encoding": "gzip, identity", "User-Agent": "sottovoce"}

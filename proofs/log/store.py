@@ -56,7 +56,7 @@ class LogStore:
         self._signed_head = self._published = ""
         self._head = self._served = Checkpoint(signer.name, 0, merkle.EMPTY_ROOT)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            _make(directory)
             self._lock = (directory / "lock").open("ab")
         except OSError as error:
             raise LogError(_unwritable(directory, error)) from error
@@ -167,7 +167,8 @@ class LogStore:
         before = self._served.size
         try:
             self._swap(CHECKPOINT, self._published, note)
-            self._published, self._served = note, self._head
+            # In this order: a reader of both finds every tile of the note it is given.
+            self._served, self._published = self._head, note
             self._history.append(at, self._head.size)
         except OSError as error:
             self._fail()
@@ -233,7 +234,13 @@ class LogStore:
         checkpoint = self._directory / CHECKPOINT
         try:
             at = checkpoint.stat().st_mtime_ns // 1_000_000 if self._published else 0
-            return History(self._directory / HISTORY, self._served.size, at)
+            history = History(self._directory / HISTORY, self._head.size)
+            try:
+                history.append(at, self._served.size)
+            except BaseException:
+                history.close()
+                raise
+            return history  # noqa: TRY300
         except OSError as error:
             raise LogError(_unwritable(self._directory, error)) from error
 
@@ -301,6 +308,17 @@ class LogStore:
             if tile.width == WIDTH:
                 partial = self._directory / f"{tile.path}.p"
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make(directory: Path) -> None:
+    """Make the folder, its name as durable as what will be written in it.
+
+    The key lies elsewhere: were it kept and the folder lost, the next start would fork the log.
+    """
+    if not directory.exists():
+        _make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directories([directory], directory.parent)
 
 
 def _own(note: Note, signer: Signer) -> str:

@@ -10,6 +10,7 @@ count once: they leave the disk as it was.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
@@ -113,6 +114,8 @@ def _child(job: dict[str, Any], pipe: int) -> None:
 
 
 def main() -> None:
+    # What is here already is not copied for each child.
+    gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
         reading, writing = os.pipe()

@@ -491,6 +491,20 @@ def test_rim_is_plain_xml(machine: GpuMachine) -> None:
             read_rim(changed, "it")
 
 
+def test_rim_declares_few_namespaces(machine: GpuMachine) -> None:
+    """Where every element sees a thousand of them, canonical XML takes minutes."""
+    rim = machine.rims()[0]
+
+    def declaring(count: int) -> bytes:
+        more = b"".join(b' xmlns:n%d="urn:%d"' % (number, number) for number in range(count))
+        return rim.replace(b"<Payload", b"<Payload" + more)
+
+    room = 16 - rim.count(b"xmlns")
+    assert read_rim(declaring(room), "it").version
+    with pytest.raises(UnreadableError):
+        read_rim(declaring(room + 1), "it")
+
+
 def test_signed_rim_must_be_a_list_of_measurements(machine: GpuMachine) -> None:
     """Nothing active, values of another size, or none at all: signed, and still unreadable."""
     chain = machine.rim_chain

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,19 @@ def test_a_log_that_was_rolled_back_is_found(whole: Path, folder: Path) -> None:
         assert codes(audit_log(reader, since=other)) == {"consistency"}
 
 
+def test_an_earlier_tree_of_nothing_has_the_root_of_nothing(tmp_path: Path) -> None:
+    """Of any log, the empty one too."""
+    of_nothing = Checkpoint(LOG.name, 0, merkle.EMPTY_ROOT)
+    for size in (0, 3):
+        sequencer = Sequencer(LogStore(tmp_path / str(size), LOG))
+        settle(sequencer, batch(*range(size)))
+        sequencer.close()
+        with LogReader(Folder(tmp_path / str(size))) as reader:
+            assert audit_log(reader, since=LOG.sign(of_nothing.format())).holds
+            false = LOG.sign(replace(of_nothing, root=bytes(32)).format())
+            assert codes(audit_log(reader, since=false)) == {"consistency"}
+
+
 def test_signatures_are_of_the_pinned_keys(folder: Path) -> None:
     """Another key of the log, a false signature, a witness that did not sign, and one that did."""
     other = Signer(LOG.name, Ed25519PrivateKey.generate())
@@ -238,7 +253,12 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
-        if self.mode == "redirect":
+        if self.mode == "continue":
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.01)
+        elif self.mode == "redirect":
             self.send_response(302)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
@@ -251,10 +271,16 @@ class _Files(http.server.SimpleHTTPRequestHandler):
             if self.mode in ("gzip", "bomb"):
                 data = gzip.compress(data if self.mode == "gzip" else bytes(2**26))
                 self.send_header("Content-Encoding", "gzip")
-            if self.mode == "long":
+            if self.mode in ("long", "drip"):
                 data = bytes(2**20)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if self.mode == "drip":
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(b"Z")
+                        time.sleep(0.01)
+                return
             if self.mode == "cut":
                 data = data[:-1]
                 self.close_connection = True
@@ -298,6 +324,14 @@ def test_servers_that_answer_badly_are_refused(whole: Path, mode: str) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("mode", ["drip", "continue"])
+def test_an_answer_has_to_end(whole: Path, mode: str) -> None:
+    """Byte by byte, or with ever another interim answer: no timeout of a single read ends that."""
+    with serving(whole, mode) as url, pytest.raises(LogError, match="did not answer"):
+        Server(url, answer_s=0.2).fetch("checkpoint", 2**20)
+
+
+@pytest.mark.integration
 def test_an_answer_that_is_cut_is_no_file(whole: Path) -> None:
     """What the network lost is not taken for what the log has."""
     with serving(whole, "cut") as url, pytest.raises(LogError, match="did not answer"):
@@ -336,6 +370,12 @@ def test_the_command_says_what_it_found(folder: Path, whole: Path) -> None:
     assert f"of {SIZE} entries: HOLDS" in said
     code, said, _ = command(str(folder), "--json", "--key", key)
     assert (code, json.loads(said)["holds"], json.loads(said)["signed"]) == (0, True, True)
+    witness = Cosigner("witness.example/w", Ed25519PrivateKey.generate())
+    note = parse_note((folder / "checkpoint").read_text())
+    line = witness.cosign(note, 2**62)
+    (folder / "checkpoint").write_text(Note(note.text, (*note.signatures, line)).format())
+    code, said, _ = command(str(folder), "--key", witness.verifier.format())
+    assert (code, f"by witness.example/w at {2**62} s" in said) == (0, True)
     rewrite(folder, Tile(0, 1), lambda data: data[:-1] + b"\x00")
     code, said, _ = command(str(folder))
     assert code == 1

@@ -99,6 +99,21 @@ async def fetch(url: str) -> tuple[int, str, str, bytes]:
         )
 
 
+async def test_whoever_sees_the_proof_sees_the_cose_receipt(
+    tmp_path: Path, valkey: str, redis_client: Redis
+) -> None:
+    """An edge that reads in between hands on what is there, and is not asked again."""
+    async with redis_client.monitor() as monitor:
+        await add(redis_client, 1)
+        written = []
+        async with running(config(tmp_path, valkey)), asyncio.timeout(20):
+            while len(written) < 2:
+                words = (await monitor.next_command())["command"].split()
+                if words[0].upper() == "HSETNX":
+                    written.append(words[2])
+    assert written == ["cose", "proof"]
+
+
 async def test_leaves_become_proofs(tmp_path: Path, valkey: str, redis_client: Redis) -> None:
     """A leaf in the stream is answered by a proof that the served log bears out."""
     settings = config(tmp_path, valkey)
@@ -190,6 +205,22 @@ async def test_malformed_leaves_are_skipped(
     assert settings.registry.get_sample_value("sotto_log_size") == 1
     assert await redis_client.xlen(LEAVES) == 0
     assert "secret" not in caplog.text
+
+
+async def test_a_proof_that_has_no_place_holds_up_nobody(
+    tmp_path: Path, valkey: str, redis_client: Redis
+) -> None:
+    """Where something else lies under a receipt's name, the others get their proofs."""
+    await redis_client.sadd("sotto:receipt:id-0", "in the way")
+    await add(redis_client, 0)
+    await add(redis_client, 1)
+    settings = config(tmp_path, valkey)
+    async with running(settings):
+        assert parse_tlog_proof(await proof_of(redis_client, "id-1")).index == 1
+        await add(redis_client, 2)
+        assert parse_tlog_proof(await proof_of(redis_client, "id-2")).index == 2
+    assert await redis_client.xlen(LEAVES) == 0
+    assert await redis_client.smembers("sotto:receipt:id-0") == {b"in the way"}
 
 
 async def test_what_another_run_left_pending_is_finished(
