@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,12 +34,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object per target")
     parser.add_argument("--list", action="store_true", help="name the targets and stop")
     parser.add_argument("--seeds", action="store_true", help="make the kept seeds anew and stop")
+    parser.add_argument(
+        "--samples", action="store_true", help="sign the samples anew, then make every seed anew"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """The command."""
     options = _parse(arguments)
+    if options.samples:
+        # Its machines draw keys, which no target needs.
+        from fuzz_samples import write_samples
+
+        write_samples()
+        # What was read before is out of date: seeds are made of samples.
+        return subprocess.call([sys.executable, str(Path(__file__).parent), "--seeds"])
     names = options.targets or list(TARGETS)
     if unknown := set(names) - TARGETS.keys():
         print(f"no target is named {', '.join(sorted(unknown))}; see --list", file=sys.stderr)

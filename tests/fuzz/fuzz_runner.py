@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuzz_targets import CORPUS, TARGETS
+from fuzz_targets import CORPUS, FAMILIES, TARGETS
 
 _STATUS = re.compile(r"^#(\d+)\s+DONE\s+cov: (\d+) ft: \d+ corp: (\d+)/", re.MULTILINE)
 _SAVED = re.compile(r"Test unit written to (.+)")
@@ -112,4 +112,4 @@ def _child(name: str, *arguments: str) -> tuple[str, int]:
 
 def _command(name: str) -> list[str]:
     child = Path(__file__).with_name("fuzz_child.py")
-    return [sys.executable, str(child), TARGETS[name].run.__module__, name]
+    return [sys.executable, str(child), FAMILIES[name], name]

@@ -1,13 +1,25 @@
-"""What the fuzz targets share: cuts, mutations, and how much an object holds."""
+"""What the fuzz targets share: cuts, mutations, samples, and how much an object holds."""
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+import proofs
+from proofs.errors import UnreadableError
+
+# The stories and machines of the other tests, wherever this folder was copied to.
+_REPOSITORY = Path(proofs.__file__).parents[1]
+sys.path[1:1] = [str(_REPOSITORY), str(_REPOSITORY / "tests" / "proofs")]
+
+SAMPLES = Path(__file__).parent / "samples"
 _OUR_PACKAGES = ("transport", "proofs", "memory", "runtime", "personas")
 
 
@@ -55,6 +67,65 @@ def mutate(valid: bytes, script: bytes) -> bytes:
             case 4:
                 data[place:place] = data[place : place + value]
     return bytes(data)
+
+
+def change_one(parts: Sequence[bytes], script: bytes) -> list[bytes]:
+    """`parts` with one of them changed: the script's first byte says which, the rest how."""
+    changed = list(parts)
+    which = (script[0] if script else 0) % len(changed)
+    changed[which] = mutate(changed[which], script[1:])
+    return changed
+
+
+def changes(parts: Sequence[bytes]) -> list[bytes]:
+    """Scripts for `change_one`: in each part a byte in front, the last one, and one more."""
+    scripts = []
+    for which, part in enumerate(parts):
+        last, end = (place.to_bytes(2) for place in (max(len(part) - 1, 0), len(part)))
+        scripts += [
+            bytes((which,)) + script
+            for script in (b"\x00\x00\x20\x01", b"\x00" + last + b"\x01", b"\x02" + end + b"\x00")
+        ]
+    return scripts
+
+
+def strict(decode_and_encode: Callable[[bytes], bytes]) -> Callable[[bytes], None]:
+    """A target: what is read re-encodes to the same bytes, what is not is unreadable."""
+
+    def run(data: bytes) -> None:
+        try:
+            again = decode_and_encode(data)
+        except UnreadableError:
+            return
+        assert again == data
+
+    return run
+
+
+def strict_text(parse_and_format: Callable[[str], str]) -> Callable[[bytes], None]:
+    """The same for text."""
+    # Any code point may stand in a text that a caller hands over, halves of pairs too.
+    return strict(
+        lambda data: parse_and_format(data.decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+    )
+
+
+def sample(name: str) -> bytes:
+    """A kept sample: what can be signed anew, but not with the same bytes."""
+    return (SAMPLES / name).read_bytes()
+
+
+@contextmanager
+def file_of(data: bytes) -> Iterator[Path]:
+    """A file in memory that holds `data`, for what reads files alone."""
+    descriptor = os.memfd_create("fuzz")
+    try:
+        os.write(descriptor, data)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def held(root: object) -> int:

@@ -6,25 +6,41 @@ import hashlib
 from pathlib import Path
 
 import fuzz_bhttp
+import fuzz_documents
+import fuzz_evidence
+import fuzz_log
 import fuzz_memory
 import fuzz_mux
 import fuzz_ohttp
 import fuzz_personas
-import fuzz_proofs
+import fuzz_receipts
+import fuzz_signed_evidence
 import fuzz_sse
 import fuzz_wire
 from fuzz_support import Target
 
+_FAMILIES = (
+    fuzz_bhttp,
+    fuzz_sse,
+    fuzz_ohttp,
+    fuzz_mux,
+    fuzz_wire,
+    fuzz_receipts,
+    fuzz_log,
+    fuzz_documents,
+    fuzz_evidence,
+    fuzz_signed_evidence,
+    fuzz_memory,
+    fuzz_personas,
+)
+
 TARGETS: dict[str, Target] = {
-    **fuzz_bhttp.TARGETS,
-    **fuzz_sse.TARGETS,
-    **fuzz_ohttp.TARGETS,
-    **fuzz_mux.TARGETS,
-    **fuzz_wire.TARGETS,
-    **fuzz_proofs.TARGETS,
-    **fuzz_memory.TARGETS,
-    **fuzz_personas.TARGETS,
+    name: target for family in _FAMILIES for name, target in family.TARGETS.items()
 }
+FAMILIES: dict[str, str] = {
+    name: family.__name__ for family in _FAMILIES for name in family.TARGETS
+}
+"""The module of each target, so that its process imports no more."""
 
 CORPUS = Path(__file__).parent / "corpus"
 

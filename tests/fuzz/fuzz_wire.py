@@ -9,7 +9,7 @@ import orjson
 from fuzz_support import Target
 
 from runtime import wire
-from runtime.enclave.api import ApiError, CancelRequest, TurnRequest, parse_body
+from runtime.enclave.api import ApiError, CancelRequest, ForgetRequest, TurnRequest, parse_body
 from runtime.enclave.openai_api import parse_chat_request
 
 
@@ -50,6 +50,7 @@ def _body(data: bytes) -> None:
 _BODIES: tuple[Callable[[bytes], object], ...] = (
     partial(parse_body, TurnRequest),
     partial(parse_body, CancelRequest),
+    partial(parse_body, ForgetRequest),
     parse_chat_request,
 )
 
@@ -81,7 +82,7 @@ def _server_seeds() -> Iterable[bytes]:
         {"type": "enclaves", "enclaves": [{"gateway": "e", "bundle": "", "proof": ""}]},
         {"type": "stream.failed", "stream": 1, "error": error, "status": 503},
         {"type": "response.receipt", "receipt_id": "0" * 32, "sealed": ""},
-        {"type": "response.settled", "receipt_id": "0" * 32, "proof": ""},
+        {"type": "response.settled", "receipt_id": "0" * 32, "proof": "", "cose": ""},
         {"type": "error", "error": error},
         {"type": "later.than.this", "sequence_number": 3},
     ]

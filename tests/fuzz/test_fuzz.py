@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fuzz_runner import fuzz
+from fuzz_support import SAMPLES
 from fuzz_targets import CORPUS, TARGETS, kept, seed_name
 
 FUZZ = Path(__file__).parent
@@ -37,9 +38,10 @@ def test_the_kept_seeds_are_what_our_encoders_make(name: str) -> None:
 def test_the_kept_corpus_is_small_and_has_no_strays() -> None:
     """A checkout stays light, and every folder of the corpus belongs to a target."""
     files = [path for path in CORPUS.rglob("*") if path.is_file()]
-    assert len(files) < 300
+    assert len(files) < 400
     assert sum(path.stat().st_size for path in files) < 200 * 1024
     assert {path.name for path in CORPUS.iterdir()} == TARGETS.keys()
+    assert sum(path.stat().st_size for path in SAMPLES.iterdir()) < 64 * 1024
 
 
 @needs_atheris
