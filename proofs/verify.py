@@ -29,9 +29,9 @@ A disclosure adds, with everything but the TCB judged at the receipt's time:
 (18) Inclusion: the receipt's entry stands in a pinned log, as (15).
 (19) Inclusion: a COSE Receipt of the same log says the same.
 (20) Freshness: the receipt is not from the future.
-(21) Freshness: the next epoch's evidence over the same keys, of the same machine, holds by steps
-     (2) to (15), GPU included, and was collected after the turn, or in its last two minutes where
-     the epoch began during it; its TCB counts for (10).
+(21) Freshness: a later epoch's evidence over the same keys, of the same machine, holds by steps
+     (2) to (15), GPU included, and was collected after the turn, where the policy requires that;
+     its TCB counts for (10).
 
 A checkpoint alone:
 
@@ -329,7 +329,7 @@ def _check_no_later(findings: Findings, policy: Policy) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
-    """What the next epoch must continue: the claims, their evidence of the CPU, whether there was
+    """What a later epoch must continue: the claims, their evidence of the CPU, whether there was
     any of GPUs, and when the turn ended."""
 
     claims: Claims

@@ -1,6 +1,5 @@
 """Receipts, claims and the CBOR beneath: one encoding each, and nothing else is read."""
 
-import dataclasses
 import tracemalloc
 
 import cbor2
@@ -14,6 +13,8 @@ from proofs.bundle import decode_bundle, make_bundle
 from proofs.claims import MAX_LIFETIME_S, decode_claims
 from proofs.ed25519 import raw_public
 from proofs.errors import RefusedError, UnreadableError
+from proofs.evidence import CPU_APPRAISERS, gpu_appraiser
+from proofs.evidence.base import NO_COLLATERAL
 from proofs.receipt import (
     TYPE,
     Outcome,
@@ -255,15 +256,14 @@ def test_random_bytes_raise_one_error(data: bytes) -> None:
 
 
 def test_evidence_that_is_no_report_is_unreadable() -> None:
-    """A bundle may carry any bytes; the appraiser names what they are not."""
-    from proofs.evidence import APPRAISERS
-    from proofs.evidence.base import Evidence
-
+    """A bundle may carry any bytes; the appraisers name what they are not."""
     good = make_bundle(claims(), platform(), NOW)
-    appraise = APPRAISERS["simulated"]
-    for change in ({"cpu": b"\x80"}, {"gpu": b"\x80"}, {"cpu": good.gpu}, {"gpu": good.cpu}):
+    for cpu in (b"\x80", good.gpu):
         with pytest.raises(UnreadableError):
-            appraise(dataclasses.replace(Evidence(good.cpu, good.gpu), **change), claims())
+            CPU_APPRAISERS["simulated"](cpu, NOW, NO_COLLATERAL)
+    for gpu in (b"\x80", good.cpu):
+        with pytest.raises(UnreadableError):
+            gpu_appraiser(gpu)
 
 
 SHARED = b"\xd8\x1c\x82" + b"\xd8\x1d\x00" * 2  # tag 28: a value to be shared; tag 29: it again
