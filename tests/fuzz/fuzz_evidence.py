@@ -11,7 +11,7 @@ from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fuzz_support import Target, change_one, changes, mutate, sample, strict
+from fuzz_support import Target, change_one, changes, mutate, sample, stories, strict
 
 from proofs import cbor
 from proofs.bundle import decode_bundle
@@ -22,8 +22,8 @@ from proofs.evidence.certificates import chain_problems, load_der, load_pem_chai
 from proofs.evidence.nvidia_rim import Rim, read_rim, signed_content
 from proofs.evidence.nvidia_spdm import parse_report
 from proofs.evidence.revocation import crl_problems, load_crl
-from tests.proofs.proofs_support import NOW, story
 
+NOW = 1_800_000_000
 NONCE, DATA = b"n" * 32, b"d" * 64
 _ODD_JSON = b'[{"arch":1,"certificate":1,"evidence":1,"nonce":1}]'
 TIMES = (NOW, 0, -1, 2**40 + 1, 2**63 - 1)
@@ -308,7 +308,7 @@ def _scripts(parts: Sequence[bytes]) -> Iterable[bytes]:
 
 
 def _simulated() -> Iterable[bytes]:
-    bundle = decode_bundle(story().bundle)
+    bundle = decode_bundle(stories().story().bundle)
     return [bundle.cpu, bundle.gpu]
 
 
@@ -324,14 +324,14 @@ TARGETS = {
     "nvidia-rim": Target(
         _read_rim, lambda: [b"\x00", b"\x00\x00\x02\x00\x01", _gpu().rims[0][:200]], 512, 1000
     ),
-    "nvidia-evidence": Target(_gpu_evidence, lambda: _scripts(_gpu().parts()), 64, 300),
+    "nvidia-evidence": Target(_gpu_evidence, lambda: _scripts(_gpu().parts()), 64, 150),
     "ocsp": Target(_ocsp, lambda: _gpu().responses, 2048, 3000),
     "certificate": Target(strict(_certificate), lambda: [_snp().certificates[0]], 2048, 3000),
     "certificate-chain": Target(_pem, lambda: [_gpu().chain], 3072, 1000),
     "crl": Target(strict(_crl), lambda: _snp().crls, 1024, 3000),
     "snp-report": Target(_snp_report, lambda: [b"", b"\x00\x00\x40\x01"], 1200, 500),
-    "snp-evidence": Target(_snp_evidence, lambda: _scripts(_snp().parts()), 64, 300),
-    "tdx-quote": Target(_tdx_quote, lambda: [b"\x00", *changes([_tdx()[0]])], 64, 300),
+    "snp-evidence": Target(_snp_evidence, lambda: _scripts(_snp().parts()), 64, 150),
+    "tdx-quote": Target(_tdx_quote, lambda: [b"\x00", *changes([_tdx()[0]])], 64, 150),
     "tdx-collateral": Target(
         _tdx_collateral,
         lambda: [b"\x00", b"\x00\x00\x00\x00\x40\x01", b"\x01\x00\x02\x00\x01", b"{}"],

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cache
 
 import cbor2
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
-from fuzz_support import Target, change_one, changes, file_of, sample, strict, strict_text
+from fuzz_support import Target, change_one, changes, file_of, sample, stories, strict, strict_text
 
 from proofs import merkle
 from proofs.checkpoint import Checkpoint, parse_checkpoint
@@ -17,14 +18,14 @@ from proofs.cosignature import Cosignature, Cosigner, verify_cosignatures
 from proofs.errors import LogError, ProofError, RefusedError, UnreadableError
 from proofs.log.history import History, entries_between
 from proofs.log.reader import LogReader
-from proofs.note import KeyType, Note, parse_note, parse_vkey
+from proofs.note import KeyType, Note, Signer, parse_note, parse_vkey
 from proofs.tiles import Tile, decode_entries, encode_entries, parse_tile
 from proofs.tlogproof import parse_tlog_proof
 from proofs.witness.protocol import AddCheckpoint, parse_add_checkpoint
-from tests.proofs.proofs_support import LOG, private_key, prove, prove_cose
 
+LOG = Signer("log.example/fuzz", Ed25519PrivateKey.from_private_bytes(bytes([3]) * 32))
 COSIGNERS = (
-    Cosigner("witness.example/one", private_key(21)),
+    Cosigner("witness.example/one", Ed25519PrivateKey.from_private_bytes(bytes([21]) * 32)),
     Cosigner("witness.example/two", MLDSA44PrivateKey.from_seed_bytes(b"w" * 32)),
 )
 ENTRIES = [b"another", b"entry", b"last"]
@@ -79,7 +80,8 @@ def _cosignatures(script: bytes) -> None:
 
 @cache
 def _cose_receipt() -> bytes:
-    return prove_cose(ENTRIES[1], ENTRIES)
+    made: bytes = stories().prove_cose(ENTRIES[1], ENTRIES, LOG)
+    return made
 
 
 def _read_cose_receipt(data: bytes) -> bytes:
@@ -191,7 +193,7 @@ TARGETS = {
     "cosignature": Target(_cosignatures, lambda: changes(_cosigned_parts()), 64, 200),
     "tlog-proof": Target(
         strict_text(lambda text: parse_tlog_proof(text).format()),
-        lambda: [prove(ENTRIES[1], ENTRIES).encode()],
+        lambda: [stories().prove(ENTRIES[1], ENTRIES, LOG).encode()],
     ),
     "cose-receipt": Target(strict(_read_cose_receipt), lambda: [_cose_receipt()], 512, 5000),
     "add-checkpoint": Target(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from fuzz_evidence import DATA, NONCE
-from fuzz_log import COSIGNERS
+from fuzz_evidence import DATA, NONCE, NOW
+from fuzz_log import COSIGNERS, LOG
 from fuzz_support import SAMPLES
 from gpu_machine import (
     DRIVER,
@@ -32,7 +32,6 @@ from tdx_machine import TdxMachine
 from proofs.checkpoint import Checkpoint
 from proofs.evidence.nvidia import Device, encode_evidence
 from proofs.note import Note
-from tests.proofs.proofs_support import LOG, NOW
 
 _DRIVER_INDEX, _VBIOS_INDEX = 7, 0
 

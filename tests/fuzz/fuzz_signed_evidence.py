@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import load_der_x509_crl
-from fuzz_evidence import DATA, TIMES
+from fuzz_evidence import DATA, NOW, TIMES
 from fuzz_support import Target, change_one, sample
 from gpu_machine import Authority, certify
 from lxml import etree
@@ -31,7 +31,6 @@ from proofs.errors import UnreadableError
 from proofs.evidence.base import NO_COLLATERAL
 from proofs.evidence.nvidia_rim import read_rim, signed_content
 from proofs.evidence.tdx import appraise_cpu
-from tests.proofs.proofs_support import NOW
 
 _ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _BODY_SIZES = {4: 632, 5: 702}

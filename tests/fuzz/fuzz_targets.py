@@ -6,16 +6,18 @@ import hashlib
 from pathlib import Path
 
 import fuzz_bhttp
-import fuzz_documents
 import fuzz_evidence
 import fuzz_log
+import fuzz_manifests
 import fuzz_memory
 import fuzz_mux
 import fuzz_ohttp
 import fuzz_personas
 import fuzz_receipts
+import fuzz_recognise
 import fuzz_signed_evidence
 import fuzz_sse
+import fuzz_verify
 import fuzz_wire
 from fuzz_support import Target
 
@@ -27,7 +29,9 @@ _FAMILIES = (
     fuzz_wire,
     fuzz_receipts,
     fuzz_log,
-    fuzz_documents,
+    fuzz_verify,
+    fuzz_manifests,
+    fuzz_recognise,
     fuzz_evidence,
     fuzz_signed_evidence,
     fuzz_memory,
