@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -44,6 +45,19 @@ async def connect_redis(url: str) -> AsyncIterator[redis.asyncio.Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+def end_if_cancelled() -> None:
+    """End this task where it was cancelled and redis-py, as it does at times, swallowed that.
+
+    Every loop around calls that asks this once a round ends; without it a stop waits for ever.
+
+    Raises:
+        asyncio.CancelledError: It was.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def hash_fields(
