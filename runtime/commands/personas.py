@@ -1,8 +1,9 @@
-"""`sotto personas`: who is there to talk to."""
+"""`sotto personas`: who is there to talk to, and what creators do with personas."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import Any
 
 from personas.digest import persona_digest
@@ -10,12 +11,22 @@ from personas.library import load_library
 from runtime.commands.common import print_json, say
 from runtime.errors import Exit
 
+# Each adds its own commands below this one.
+_MODULES: tuple[str, ...] = ()
+
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("personas", help="list the personas of the bundled library")
+    parser = commands.add_parser(
+        "personas",
+        help="list, find, write, test and publish personas",
+        description="Without a further command, lists the personas of the bundled library.",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    for module in _MODULES:
+        importlib.import_module(f"runtime.commands.{module}").add_parsers(actions)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,11 @@ def refusal(error: ApiError, headers: Fields = ()) -> Reply:
     return Reply(error.status, (*_JSON, *headers), error.body())
 
 
+Handler = Callable[[Call, str], Awaitable[Reply]]
+Table = Mapping[bytes, Mapping[bytes, Handler]]
+"""Handlers by path and method; a path ends in `/{id}` where its last segment is a name."""
+
+
 class Routes:
     """The resources.
 
@@ -117,6 +122,7 @@ class Routes:
         outbox: Knows receipts.
         epochs: Knows attestation bundles.
         notice: The engine's, see `Engine`.
+        extra: Resources of other modules.
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class Routes:
         epochs: EpochStore,
         *,
         notice: str | None,
+        extra: Table | None = None,
     ) -> None:
         self._library = library
         self._agent = agent
@@ -136,7 +143,7 @@ class Routes:
         self._epochs = epochs
         self._notice = notice
         self._digests = {one.handle: persona_digest(one) for one in library}
-        self._table: dict[bytes, dict[bytes, Callable[[Call, str], Awaitable[Reply]]]] = {
+        self._table: dict[bytes, Mapping[bytes, Handler]] = {
             TURNS_PATH: {b"POST": self._turn},
             CANCEL_PATH: {b"POST": self._cancel},
             FORGET_PATH: {b"POST": self._forget},
@@ -145,6 +152,7 @@ class Routes:
             MODELS_PATH + _ID: {b"GET": self._model},
             RECEIPTS_PATH + _ID: {b"GET": self._receipt},
             EVIDENCE_PATH + _ID: {b"GET": self._evidence},
+            **(extra or {}),
         }
 
     async def answer(self, call: Call) -> Reply:
