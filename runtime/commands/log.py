@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.commands.alone import (
+    add_config,
+    add_listening,
+    announce,
+    choose_config,
+    http_url,
+    metrics_url,
+)
 from runtime.commands.common import print_json, say
 from runtime.errors import Exit, SottoError
 
@@ -29,7 +35,7 @@ def add_parser(commands: Any) -> None:
         description="Takes leaves from Redis, serves the log as static files "
         "(c2sp.org/tlog-tiles). docs/log.md says how to run one.",
     )
-    parser.add_argument("--config", type=Path, help="its TOML file, instead of the options")
+    add_config(parser)
     parser.add_argument(
         "--data",
         type=Path,
@@ -46,9 +52,7 @@ def add_parser(commands: Any) -> None:
         "--origin",
         help="the log's name, for ever, such as example.com/log (default: localhost/sottovoce-log)",
     )
-    parser.add_argument("--port", type=int, help="where to listen (default: 8473)")
-    parser.add_argument("--host", help="on which address (default: 127.0.0.1)")
-    parser.add_argument("--metrics-port", type=int, help="metrics, on loopback (default: 9473)")
+    add_listening(parser, 8473, "where it listens and its key")
     parser.add_argument(
         "--batch-interval",
         type=float,
@@ -66,10 +70,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--witness-quorum", type=int, metavar="N", help="how many must (default: more than half)"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="say where it listens and its key in JSON"
-    )
-    parser.add_argument("--lifeline", action="store_true", help="stop when standard input closes")
     parser.set_defaults(run=run)
     _add_audit(parser.add_subparsers(dest="action", metavar="COMMAND"))
 
@@ -103,35 +103,23 @@ def _add_audit(actions: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the log."""
     from runtime import roles
-    from runtime.config import LogRoleConfig, load_config, parse_config
+    from runtime.config import LogRoleConfig
     from runtime.telemetry import setup_logging
 
-    options = _options(args)
-    if args.config is not None and options:
-        raise SottoError(
-            "--config FILE stands alone: write into the file what the other options say",
-            exit_code=Exit.USAGE,
-        )
-    if args.config is not None:
-        config = load_config(LogRoleConfig, args.config)
-    elif {"directory", "redis_url"} <= set(options):
-        config = parse_config(LogRoleConfig, options, "the log's options")
-    else:
-        raise SottoError(
-            "say where, and where leaves come from: sotto log --data DIR --redis-url-file FILE",
-            exit_code=Exit.USAGE,
-        )
+    config = choose_config(
+        LogRoleConfig,
+        args.config,
+        _given(args),
+        needed=frozenset({"directory", "redis_url"}),
+        source="the log's options",
+        usage="say where, and where leaves come from: sotto log --data DIR --redis-url-file FILE",
+    )
 
     def listening(port: int, metrics_port: int, vkey: str) -> None:
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        url, metrics = f"http://{host}:{port}", f"http://127.0.0.1:{metrics_port}/metrics"
-        if args.json:
-            line = json.dumps({"log": url, "vkey": vkey, "metrics": metrics})
-        else:
-            line = f"log {config.origin}: {url}; its key: {vkey}; metrics: {metrics}"
-        # Whoever started it need not stay to read this.
-        with contextlib.suppress(BrokenPipeError):
-            say(line)
+        url, metrics = http_url(config.host, port), metrics_url(metrics_port)
+        told = {"log": url, "vkey": vkey, "metrics": metrics}
+        line = f"log {config.origin}: {url}; its key: {vkey}; metrics: {metrics}"
+        announce(line, told if args.json else None)
 
     setup_logging("log")
     roles.run_until_stopped(
@@ -140,8 +128,8 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given, under the configuration's keys."""
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Options under the configuration's keys; None where one was not given."""
     given = {
         "host": args.host,
         "port": args.port,
@@ -156,7 +144,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         given |= {"directory": str(args.data / "log"), "key_file": str(args.data / "log.key")}
     if args.redis_url_file is not None:
         given["redis_url"] = _read(args.redis_url_file, 4096).strip()
-    return {key: value for key, value in given.items() if value is not None}
+    return given
 
 
 def _witness(text: str) -> dict[str, str]:
