@@ -9,6 +9,8 @@ MODEL   ?=
 PERSONA ?= wren
 OPTIONS ?=
 SECONDS ?= 10
+# Many tests wait for other processes, so there is work for more than there are cores.
+JOBS    ?= $(shell expr $$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)
 
 BIN := $(VENV)/bin
 # Which environment the engine needs: vLLM is large, so it is installed only when asked for.
@@ -21,7 +23,7 @@ run: $(ENGINE_STAMP) ## Start everything and open a chat
 	  --persona $(PERSONA) $(if $(MODEL),--model "$(MODEL)") $(OPTIONS)
 
 test: $(VENV)/.dev $(VENV)/.vllm ## All tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.dev ## Lint, types, import contract
 	$(BIN)/ruff check .
