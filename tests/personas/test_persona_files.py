@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from personas.digest import persona_digest
+from personas.digest import canonical, from_canonical, persona_digest
 from personas.errors import PersonaError
-from personas.files import MAX_FILE_BYTES, load_persona, parse_persona
+from personas.files import (
+    MAX_FILE_BYTES,
+    load_package,
+    load_persona,
+    parse_persona,
+    write_persona,
+)
 from personas.model import Persona
+from personas.package import Package
 
 PAGE = Path(__file__).parents[2] / "docs" / "personas.md"
-EXAMPLE = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+EXAMPLE, MORE = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+# Keys of the whole come before the first table.
+_KEYS, _TABLES = re.split(r"(?m)^(?=# What a conversation leaves)", MORE)
+WHOLE = _KEYS + EXAMPLE + _TABLES
 
 
 def _parse(text: str) -> Persona:
@@ -36,7 +46,98 @@ def test_the_documented_example_is_a_persona() -> None:
 def test_every_key_is_explained_on_the_page() -> None:
     """A key that the model has and the page lacks would be found only by failing."""
     for key in Persona.model_fields:
-        assert re.search(rf"^(\[\[?)?{key}\b", EXAMPLE, re.MULTILINE), key
+        assert re.search(rf"^(\[\[?)?{key}\b", WHOLE, re.MULTILINE), key
+
+
+def test_all_documented_keys_make_a_persona() -> None:
+    """The second example is read together with the first; its files are read beside it."""
+    asked = []
+
+    def read(path: str) -> bytes:
+        asked.append(path)
+        return path.encode()
+
+    persona = parse_persona(WHOLE, source="ruth.toml", read=read)
+    assert asked == ["ruth.png", "sounds/rain.ogg", "seedlings.md"]
+    assert persona.knowledge[0].text == "seedlings.md"
+    assert (persona.knowledge[0].name, persona.knowledge[0].media_type) == (
+        "seedlings",
+        "text/markdown",
+    )
+    assert persona.avatar is not None
+    assert persona.avatar.size == len("ruth.png")
+    assert persona.lorebook is not None
+    assert persona.lorebook.entries[0].insertion_order == 100
+    assert persona.memory.recall_tokens == 1024
+    assert parse_persona(write_persona(persona), source="ruth.toml") == persona
+
+
+def test_files_are_read_from_beside_the_persona(tmp_path: Path) -> None:
+    """Their bytes are checked against what the persona pins, and part of its digest."""
+    (tmp_path / "ruth.png").write_bytes(b"a picture")
+    path = tmp_path / "ruth.toml"
+    path.write_text('avatar = "ruth.png"\n' + EXAMPLE)
+    package = load_package(path)
+    assert list(package.files.values()) == [b"a picture"]
+    path.write_text(write_persona(package.persona))
+    assert load_package(path) == package
+    (tmp_path / "ruth.png").write_bytes(b"another")
+    with pytest.raises(PersonaError, match="`avatar` is another file than its `sha256`"):
+        load_package(path)
+    path.write_text('avatar = "ruth.png"\n' + EXAMPLE)
+    assert persona_digest(load_persona(path)) != persona_digest(package.persona)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('avatar = "../ruth.png"', "`avatar` must be a path inside"),
+        ('avatar = "/etc/passwd"', "`avatar` must be a path inside"),
+        ('avatar = "a\\\\b"', "`avatar` must be a path inside"),
+        ('avatar = "link"', "leaves the persona's folder"),
+        ('avatar = "none.png"', "No such file"),
+        ('avatar = "."', "`avatar` must be a path inside"),
+        ("avatar = 5", "`avatar`"),
+        ('files = ["none", 5]', "No such file"),
+        ('knowledge = [{ path = "none.md" }]', "No such file"),
+        ('knowledge = [{ path = "bytes" }]', "byte 0 is not UTF-8"),
+        ('extensions = "[1]"', "`extensions` must be an object"),
+        ('extensions = "{"', "`extensions` is not JSON"),
+        ("extensions = { a = 2024-01-01 }", "`extensions` holds a date"),
+    ],
+)
+def test_paths_that_lead_elsewhere_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    """A persona of somebody else reads nothing but its own folder."""
+    (tmp_path / "outside").write_text("secret")
+    folder = tmp_path / "ruth"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "bytes").write_bytes(b"\xff")
+    path = folder / "ruth.toml"
+    path.write_text(f"{line}\n{EXAMPLE}")
+    with pytest.raises(PersonaError, match=re.escape(message)):
+        load_package(path)
+
+
+def test_a_package_holds_what_its_digests_say() -> None:
+    """A file under another's name is noticed before anything uses it."""
+    persona = _parse(EXAMPLE)
+    with pytest.raises(PersonaError, match="another content"):
+        Package(persona, {"00" * 32: b"x"})
+
+
+def test_a_definition_is_read_back_only_as_it_was_written() -> None:
+    """One persona, one form, one digest; anything beside it is refused."""
+    persona = _parse(EXAMPLE)
+    data = canonical(persona)
+    assert from_canonical(data) == persona
+    for other in (data + b" ", data[:-1], b"[]", b"\xff", b'{"format":1}', b"[" * 5000):
+        with pytest.raises(PersonaError, match="canonical form"):
+            from_canonical(other)
+    with pytest.raises(PersonaError, match="canonical form"):
+        from_canonical(data.replace(b'"format":1', b'"facts":[],"format":1'))
+    with pytest.raises(PersonaError, match="over the"):
+        from_canonical(b" " * 2_000_000)
 
 
 def test_a_persona_cannot_be_changed_after_loading() -> None:
@@ -74,12 +175,21 @@ def test_a_persona_cannot_be_changed_after_loading() -> None:
         ('version = "1.0.0"', 'version = "1.0.٣"', "`version`", "must match"),
         ('language = "en"', 'language = "EN"', "`language`", "must match"),
         ('language = "en"', 'language = "pt-br"', "`language`", "must match"),
-        ('rating = "everyone"', 'rating = "adult"', "`rating`", "'everyone', 'teen' or 'mature'"),
+        (
+            'rating = "everyone"',
+            'rating = "adult"',
+            "`rating`",
+            "'everyone', 'teen', 'mature' or 'unrated'",
+        ),
         ('["calm", "garden"]', '["calm", "calm"]', "`tags`", "same entry twice"),
         ('["calm", "garden"]', '["calm", "Garden"]', "`tags[1]`", "must match"),
-        ('["calm", "garden"]', "[]", "`tags`", "at least 1 item"),
         ('["calm", "garden"]', '"calm"', "`tags`", "valid array"),
-        ('"I am afraid of wasps.",', "", "`facts`", "at least 3 items"),
+        (
+            '"I am afraid of wasps.",',
+            '"I am afraid of wasps.", "I am afraid of wasps.",',
+            "`facts`",
+            "same entry twice",
+        ),
         ('"I am afraid of wasps."', f'"{"I am. " * 40}"', "`facts[2]`", "at most 160"),
         ('user = "I give', 'usr = "I give', "`example_dialogues[0].turns[0].usr`", "`user`"),
         ("temperature = 0.8", "temperature = nan", "`sampling.temperature`", "finite"),
@@ -118,9 +228,9 @@ def test_several_mistakes_are_named_at_once() -> None:
 def test_a_message_does_not_repeat_what_was_written() -> None:
     """A prompt that is not published yet does not end up in a log."""
     with pytest.raises(PersonaError) as caught:
-        _parse(_change("You are Ruth Amsel", "unpublished " * 900))
+        _parse(_change("You are Ruth Amsel", "unpublished " * 9000))
     assert "unpublished" not in str(caught.value)
-    assert "at most 8000" in str(caught.value)
+    assert "at most 32768" in str(caught.value)
 
 
 def test_windows_line_ends_and_layout_make_no_difference(tmp_path: Path) -> None:
@@ -137,7 +247,7 @@ def test_the_size_limit_is_exact(tmp_path: Path) -> None:
     path.write_bytes(EXAMPLE.encode() + b"#" * padding)
     assert load_persona(path).handle == "ruth"
     path.write_bytes(EXAMPLE.encode() + b"#" * (padding + 1))
-    with pytest.raises(PersonaError, match="longer than the 65536 bytes"):
+    with pytest.raises(PersonaError, match="longer than the 1048576 bytes"):
         load_persona(path)
 
 
