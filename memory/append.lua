@@ -1,32 +1,44 @@
--- Compare and append, in one step that no other client can interrupt.
+#!lua
+-- Compare and append, and erase what the appended records name, in one step that no other client
+-- can interrupt.
 --
--- KEYS[1]  stream of the thread's records; the entry of index n has the id (n + 1)-0
--- KEYS[2]  hash from turn tag to index; `erasure` where erase.lua was here a while ago
--- ARGV     length and head that the writer saw, turn tag, sealed record, head after it
+-- KEYS[1]  list of the thread's records
+-- KEYS[2]  hash from turn tag to index, `head`; `erasure` where the thread was erased
+-- KEYS[3]  sealed state, which may hold what is erased
+-- ARGV     length and head that the writer saw, head after it, number of records, number of stubs;
+--          then for each record it and its turn tag or '', for each stub its index and it
 --
--- Returns {"again", index} where the turn is already there, {"erased", "0"} where the thread was
--- erased, {"moved", length} where another writer was first, {"appended", index} otherwise. Only the
--- last writes.
+-- Returns {"again", index} where a turn is already there, {"erased", tag, request} where the thread
+-- was erased, {"moved", length} where another writer was first, {"appended", length} otherwise.
+-- Only the last writes.
 
-local known = redis.call('HMGET', KEYS[2], ARGV[3], 'erasure')
-if known[1] then
-  return {'again', known[1]}
+local head, counted, stubs = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+for at = 7, 5 + 2 * counted, 2 do
+  local known = ARGV[at] ~= '' and redis.call('HGET', KEYS[2], ARGV[at])
+  if known then
+    return {'again', known}
+  end
 end
-if known[2] then
-  return {'erased', '0'}
+local note = redis.call('HMGET', KEYS[2], 'head', 'erasure', 'request')
+if note[2] then
+  return {'erased', note[2], note[3] or ''}
 end
-
-local length, head = '0', ARGV[2]
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if newest then
-  length = string.match(newest[1], '^%d+')
-  head = newest[2][4]
-end
-if length ~= ARGV[1] or head ~= ARGV[2] then
-  return {'moved', length}
+local length = redis.call('LLEN', KEYS[1])
+if length ~= tonumber(ARGV[1]) or (note[1] or head) ~= head or (length > 0 and not note[1]) then
+  return {'moved', tostring(length)}
 end
 
--- Refused by the server where a newer entry was ever there: a stream's ids only grow.
-redis.call('XADD', KEYS[1], string.format('%.0f', ARGV[1] + 1) .. '-0', 'r', ARGV[4], 'h', ARGV[5])
-redis.call('HSET', KEYS[2], ARGV[3], ARGV[1])
-return {'appended', ARGV[1]}
+for at = 6, 4 + 2 * counted, 2 do
+  redis.call('RPUSH', KEYS[1], ARGV[at])
+  if ARGV[at + 1] ~= '' then
+    redis.call('HSET', KEYS[2], ARGV[at + 1], length + (at - 6) / 2)
+  end
+end
+redis.call('HSET', KEYS[2], 'head', ARGV[3])
+for at = 6 + 2 * counted, 4 + 2 * (counted + stubs), 2 do
+  redis.call('LSET', KEYS[1], ARGV[at], ARGV[at + 1])
+end
+if stubs > 0 then
+  redis.call('UNLINK', KEYS[3])
+end
+return {'appended', tostring(length + counted)}

@@ -16,20 +16,20 @@ class InvalidInputError(MemoryStoreError):
 
 
 class RollbackError(MemoryStoreError):
-    """The store does not hold the position that the device has seen.
+    """The store does not hold the position that the device, or this enclave, has seen.
 
     `expected` and `found` are lengths of the chain, in records.
     """
 
     code = "memory_rollback"
 
-    def __init__(self, expected: int, found: int) -> None:
+    def __init__(self, expected: int, found: int, by: str = "the device") -> None:
         if found < expected:
-            seen = f"the store holds {found} records where the device has seen {expected}"
+            seen = f"the store holds {found} records where {by} has seen {expected}"
         elif expected == 0:
-            seen = "the device's position is of another thread"
+            seen = f"the position of {by} is of another thread"
         else:
-            seen = f"the store's record {expected - 1} is not the one the device has seen"
+            seen = f"the store's record {expected - 1} is not the one {by} has seen"
         super().__init__(
             f"Memory was rolled back or replaced: {seen}. Nothing was changed. "
             "Restore the store from its newest copy, or start a new thread."
@@ -63,6 +63,31 @@ class ForgottenError(MemoryStoreError):
         )
 
 
+class RotatedError(ForgottenError):
+    """The thread goes on under another key, which another device of its owner has."""
+
+    code = "thread_rotated"
+
+    def __init__(self) -> None:
+        MemoryStoreError.__init__(
+            self,
+            "This conversation goes on under a new key, made on another of your devices. Nothing "
+            "was stored. Bring the new key to this device.",
+        )
+
+
+class TurnForgottenError(MemoryStoreError):
+    """The turn with this id was answered, and then erased at its owner's request."""
+
+    code = "turn_forgotten"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This turn was answered and then forgotten, so its answer is gone. Nothing was "
+            "stored. Say it again as a new turn."
+        )
+
+
 class AnsweredError(MemoryStoreError):
     """This turn id already has another answer; nothing was stored."""
 
@@ -76,17 +101,17 @@ class AnsweredError(MemoryStoreError):
 
 
 class CorruptError(MemoryStoreError):
-    """A stored record does not open, or does not follow from the one before.
+    """What is stored was not written with the thread's key, or not at this place.
 
-    `index` counts from 0.
+    `index` counts from 0; `reason` says what was found.
     """
 
     code = "memory_corrupt"
 
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(
-            f"Record {index} of the thread cannot be trusted: {reason}. It was changed in the "
-            "store or belongs to another thread. Restore the store from its newest copy."
+            f"The thread cannot be trusted at record {index}: {reason}. Somebody or something "
+            "changed the store. Nothing was stored. Restore the store from its newest copy."
         )
         self.index = index
         self.reason = reason

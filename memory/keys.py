@@ -20,14 +20,17 @@ TURN_TAG_BYTES: Final = 16
 MAX_PERSONA_BYTES: Final = 256
 MAX_INDEX: Final = 2**32 - 1
 
-_THREAD_KEY: Final = b"sottovoce memory v1 thread key"
-_THREAD_ID: Final = b"sottovoce memory v1 thread id"
-_CACHE_SALT: Final = b"sottovoce memory v1 cache salt"
-_RECORD: Final = b"sottovoce memory v1 record"
-_TURN_TAG: Final = b"sottovoce memory v1 turn tag"
-_RECEIPT: Final = b"sottovoce memory v1 receipt"
-_ERASURE_ID: Final = b"sottovoce memory v1 erasure id"
-_ERASURE_SALT: Final = b"sottovoce memory v1 erasure salt"
+_THREAD_KEY: Final = b"sottovoce memory v2 thread key"
+_THREAD_ID: Final = b"sottovoce memory v2 thread id"
+_CACHE_SALT: Final = b"sottovoce memory v2 cache salt"
+_STATE: Final = b"sottovoce memory v2 state"
+_RECORD: Final = b"sottovoce memory v2 record"
+_TURN_TAG: Final = b"sottovoce memory v2 turn tag"
+_RECEIPT: Final = b"sottovoce memory v2 receipt"
+_ERASURE_ID: Final = b"sottovoce memory v2 erasure id"
+_ERASURE_SALT: Final = b"sottovoce memory v2 erasure salt"
+_ERASURE_TAG: Final = b"sottovoce memory v2 erasure tag"
+_ROTATION_TAG: Final = b"sottovoce memory v2 rotation tag"
 
 
 def _derive(secret: bytes, label: bytes, context: bytes = b"") -> bytes:
@@ -72,7 +75,7 @@ class ThreadKeys:
     `cache_salt`: 64 hexadecimal characters that keep one thread's prefix cache from another's.
     """
 
-    __slots__ = ("_receipt", "_record", "_turn_tag", "cache_salt", "thread_id")
+    __slots__ = ("_receipt", "_record", "_state", "_turn_tag", "cache_salt", "thread_id")
 
     thread_id: str
     cache_salt: str
@@ -83,12 +86,17 @@ class ThreadKeys:
         self.thread_id = _derive(thread_key, _THREAD_ID).hex()
         self.cache_salt = _derive(thread_key, _CACHE_SALT).hex()
         self._record = _derive(thread_key, _RECORD)
+        self._state = _derive(thread_key, _STATE)
         self._turn_tag = _derive(thread_key, _TURN_TAG)
         self._receipt = _derive(thread_key, _RECEIPT)
 
     def record_key(self, index: int) -> bytes:
         """Return the 32-byte AEAD key of the record at `index`."""
         return _derive(self._record, _RECORD, index.to_bytes(8, "big"))
+
+    def state_key(self) -> bytes:
+        """Return the 32-byte AEAD key of the thread's sealed states."""
+        return self._state
 
     def turn_tag(self, turn_id: bytes) -> bytes:
         """Return 16 bytes that stand for a turn id in Redis and mean nothing without the key."""
@@ -99,6 +107,16 @@ class ThreadKeys:
         """Return the 32-byte key under which one receipt is sealed for the device."""
         _require("The receipt id", receipt_id, RECEIPT_ID_BYTES)
         return _derive(self._receipt, _RECEIPT, receipt_id)
+
+    def erasure_tag(self, request_id: bytes, *, rotation: bool = False) -> bytes:
+        """Return the 16 bytes in Redis that say a thread was erased at this request.
+
+        Another `rotation`, another tag: a thread that goes on under a new key was not forgotten.
+        Nobody without the key can make one.
+        """
+        _require("The request's id", request_id, TURN_ID_BYTES)
+        label = _ROTATION_TAG if rotation else _ERASURE_TAG
+        return _derive(self._turn_tag, label, request_id)[:TURN_TAG_BYTES]
 
     def erasure_id(self, request_id: bytes) -> bytes:
         """Return the 16-byte id of the receipt of an erasure that was asked for under an id.

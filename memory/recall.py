@@ -1,17 +1,140 @@
-"""Which turns go back into the prompt."""
+"""What of a thread goes back into the prompt: the newest turns, and what fits the new message.
+
+Ranking: cosine of embeddings and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as
+texts are short), each between 0 and 1, weighted; then gently by importance and age. What was
+superseded comes back only beside what superseded it, and says until when it held.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeVar
 
-from memory.records import Turn
+import numpy as np
+import numpy.typing as npt
+
+from memory.items import FACT, NO_TURN, PINNED, SUPERSEDED, Item, Items, Mask, Rows, reference
+from memory.kinds import Ref
+from memory.vectors import Vector
+from memory.view import View
+from memory.words import Terms, content, meaning, terms, words
+
+Scores = npt.NDArray[np.float64]
+TurnT = TypeVar("TurnT")
+
+_DAY: Final = 86_400
+_LEAST: Final = 8  # tokens that a memory takes at least, near enough
+_MISSES: Final = 8  # memories that were too long for what was left, before no more are tried
+_CANDIDATES: Final = 128  # of the best, how many are tried for the budget
+_LENGTH_WEIGHT: Final = 0.4  # BM25's b: short texts all
+_FACT_LENGTH: Final = 0.3  # of the mean, at most
+_WORDS_WEIGHT: Final = 0.25
+_COSINE_FROM, _COSINE_TO = 0.0, 0.7  # what two texts have that share nothing, and nearly all
+_IMPORTANCE_WEIGHT: Final = 0.15
+_RECENCY_WEIGHT: Final = 0.1
+_RECENCY_DAYS: Final = 30
+_RECENT_DAYS: Final = 60  # of which a day and a month are enough to name one
+_FACT_BONUS: Final = 0.05
+_OUTDATED: Final = 0.8  # what was superseded is worth less than what holds
+_FLOOR: Final = 0.02  # below, a memory has nothing to do with the message
+_LONGEST_CHAIN: Final = 64
+_MONTHS: Final = (
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+)
+_LAST_TIME: Final = 253_402_300_799  # the end of the year 9999, after which dates have no form
+
+_TIME_TEXT: Final = (
+    "when since until till long ago last first before after earlier later previously formerly used "
+    "former previous ex date day week month year yesterday recently lately still now today "
+    "currently anymore longer new old changed switched"
+)
+_TIME_WORDS: Final = frozenset(_TIME_TEXT.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is to be remembered for: the new message, its embedding, and the time in Unix seconds.
+
+    `vector` has length 1 and comes from the model with id `model`; None where there is none.
+    """
+
+    text: str = field(repr=False)
+    vector: Vector | None = field(repr=False)
+    model: bytes
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """One memory as it shall stand in the prompt, and what it costs there.
+
+    `when`: since when a fact holds, or when the turn was, in Unix seconds.
+    """
+
+    ref: Ref
+    kind: Literal["fact", "turn", "pin"]
+    text: str = field(repr=False)
+    tokens: int
+    score: float
+    when: int
+
+
+def recall(
+    view: View, query: Query, *, budget: int, cost: Callable[[str], int], since: int
+) -> tuple[Recalled, ...]:
+    """Choose the memories for one prompt, in the order in which they shall stand there.
+
+    Pinned ones are chosen first, then the best by `score`; they stand in the order of time.
+
+    `cost` counts a text's tokens; those of all that is returned add up to `budget` at most. Turns
+    with an index from `since` on stand in the prompt already: they are left out, and so is a fact
+    that was said in none but them, unless it is pinned.
+    """
+    items = view.items
+    if not len(items) or budget <= 0:
+        return ()
+    relevance = _relevance(items, query, view.model)
+    scores = _with_priors(items.rows, relevance, query.now)
+    chosen = _Chosen(items, query, budget, cost, scores)
+    for row in _best_first(items.flagged(PINNED | SUPERSEDED, PINNED), scores):
+        chosen.add(row, "pin")
+    rows = items.rows
+    fact = rows["flags"] & FACT != 0
+    first = np.where(fact, rows["first"], rows["index"])
+    there = (first >= since) & ~(fact & (first == NO_TURN))
+    for row in _best_first(~there & (relevance >= _FLOOR), scores)[:_CANDIDATES]:
+        if chosen.full:
+            break
+        chosen.consider(row)
+    return chosen.result()
 
 
 def recent_within(
-    turns: Sequence[Turn], budget: int, cost: Callable[[Turn], int]
-) -> tuple[Turn, ...]:
+    turns: Sequence[TurnT],
+    budget: int,
+    cost: Callable[[TurnT], int],
+    *,
+    first: int = 0,
+    step: int = 8,
+) -> tuple[TurnT, ...]:
     """Return the newest turns whose costs add up to `budget` at most, oldest first.
 
     The first turn that does not fit ends the choice, so that what is left is a conversation
-    without holes. `cost` counts what one turn takes in the prompt, in tokens.
+    without holes. `cost` counts what one turn takes in the prompt, in tokens. `first` is the
+    ordinal of `turns[0]` in the thread. Where not all of the thread fits, the choice begins at an
+    ordinal that is a multiple of `step`, if one is among those that fit: so it begins at the same
+    turn for some turns on end, and the engine's prefix cache holds.
     """
     start = len(turns)
     left = budget
@@ -20,4 +143,184 @@ def recent_within(
         if left < 0:
             break
         start -= 1
-    return tuple(turns[start:])
+    stepped = start + -(first + start) % step
+    return tuple(turns[stepped if stepped < len(turns) else start :])
+
+
+def _best_first(mask: Mask, scores: Scores) -> list[int]:
+    found = np.flatnonzero(mask)
+    return [int(row) for row in found[np.argsort(-scores[found], kind="stable")]]
+
+
+def _relevance(items: Items, query: Query, model: bytes) -> Scores:
+    """Say how much each row has to do with the query, from 0 to 1."""
+    by_words = _bm25(items, terms(query.text))
+    rows, vector = items.rows, query.vector
+    if vector is None or query.model != model or vector.shape != (items.dim,):
+        return by_words
+    norms = np.where(rows["norm"] > 0, rows["norm"], 1)
+    cosine = (items.vectors.astype(np.float32) @ vector) / norms
+    near = np.clip((cosine - _COSINE_FROM) / (_COSINE_TO - _COSINE_FROM), 0, 1)
+    both = _WORDS_WEIGHT * by_words + (1 - _WORDS_WEIGHT) * near
+    # What was not embedded yet is found by its words.
+    return np.where(rows["norm"] > 0, both, by_words)
+
+
+def _bm25(items: Items, asked: Terms) -> Scores:
+    """Return BM25 as a share of what a text with all the query's known words would get."""
+    scores = np.zeros(len(items))
+    asked = np.unique(asked)
+    if not len(asked) or not len(items.terms):
+        return scores
+    place = np.minimum(np.searchsorted(asked, items.terms), len(asked) - 1)
+    hit = asked[place] == items.terms
+    rows = items.rows
+    lengths = rows["terms"].astype(np.float64)
+    mean = max(float(lengths.mean()), 1)
+    # The other words for its subject make a fact easier to find, and no longer to read.
+    lengths = np.where(rows["flags"] & FACT != 0, np.minimum(lengths, _FACT_LENGTH * mean), lengths)
+    texts = np.repeat(np.arange(len(items)), items.rows["terms"])[hit]
+    place = place[hit]
+    frequency = np.bincount(place, minlength=len(asked))
+    rarity = np.log1p((len(items) - frequency + 0.5) / (frequency + 0.5))
+    length = 1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * lengths / mean
+    found = np.bincount(texts, weights=rarity[place], minlength=len(items))
+    most = float(rarity[frequency > 0].sum())
+    return np.clip(found * 2.2 / (1 + 1.2 * length) / max(most, 1e-9), 0, 1)
+
+
+def _with_priors(rows: Rows, relevance: Scores, now: int) -> Scores:
+    days = np.maximum(0, now - rows["time"]) / _DAY
+    scores = relevance * (
+        1
+        + _IMPORTANCE_WEIGHT * rows["importance"] / 100
+        + _RECENCY_WEIGHT * _RECENCY_DAYS / (_RECENCY_DAYS + days)
+    )
+    scores += np.where(rows["flags"] & FACT != 0, _FACT_BONUS, 0)
+    return np.asarray(np.where(rows["until"] > 0, _OUTDATED, 1) * scores)
+
+
+class _Chosen:
+    """What was chosen so far, and the budget that is left."""
+
+    def __init__(
+        self, items: Items, query: Query, budget: int, cost: Callable[[str], int], scores: Scores
+    ) -> None:
+        self._items = items
+        self._left = budget
+        self._cost = cost
+        self._scores = scores
+        self._asks_for_time = not _TIME_WORDS.isdisjoint(words(query.text))
+        self._now = query.now
+        self._asked = content(query.text).keys()
+        self._misses = 0
+        self._found: dict[int, Recalled] = {}
+        self._said: list[frozenset[str]] = []
+        # Row of a superseded fact to the row of what holds instead.
+        self._beside: dict[int, int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether hardly any memory fits any more."""
+        return self._left < _LEAST or self._misses >= _MISSES
+
+    def consider(self, row: int) -> None:
+        """Take a row where it fits and says something new, and before it what superseded it."""
+        if row in self._found:
+            return
+        one = self._items.rows[row]
+        fact, outdated = bool(one["flags"] & FACT), int(one["until"]) > 0
+        heads = [self._head(old) for old in ([row] if fact else self._changed_in(one["index"]))]
+        if outdated:
+            for head in heads:
+                if head is not None:
+                    self.add(head, "fact")
+            if fact and heads[0] not in self._found:
+                return
+        self.add(row, "fact" if fact else "turn")
+        if fact and outdated and row in self._found and heads[0] is not None:
+            self._beside[row] = heads[0]
+
+    def add(self, row: int, kind: Literal["fact", "turn", "pin"]) -> None:
+        """Take a row where it fits and says something new."""
+        if row in self._found:
+            return
+        item = self._items.item(row)
+        said = meaning(item.text)
+        if item.until is None and any(said <= other for other in self._said):
+            return
+        text = self._text(item)
+        tokens = self._cost(text)
+        if tokens > self._left:
+            self._misses += 1
+            return
+        self._left -= tokens
+        if item.until is None:
+            self._said.append(said)
+        score = float(self._scores[row])
+        self._found[row] = Recalled(item.ref, kind, text, tokens, score, item.time)
+
+    def result(self) -> tuple[Recalled, ...]:
+        """Return what was chosen as it shall stand in the prompt: pinned first, then by time.
+
+        The newest stands last, where a model minds it most, so that an older value which nobody
+        saw superseded does not stand as the last word. What was superseded stands right before
+        its successor.
+        """
+
+        def place(row: int) -> tuple[bool, int, int, int]:
+            beside = self._beside.get(row, row)
+            one = self._found[beside]
+            return one.kind != "pin", one.when, beside, row
+
+        return tuple(self._found[row] for row in sorted(self._found, key=place))
+
+    def _text(self, item: Item) -> str:
+        day = self._day(item.time)
+        if not item.fact:
+            text = f'{day}, user: "{item.text}"'
+            # The reply only where it was asked for: what the user said is what counts.
+            if self._is_asked_for(item):
+                text += f' You: "{item.extra}"'
+            if item.until is not None:
+                text += f" (no longer so since {self._day(item.until)})"
+            return text
+        if item.until is not None:
+            return f"Until {self._day(item.until)}: {item.text}"
+        return f"{item.text} (since {day})" if self._asks_for_time else item.text
+
+    def _is_asked_for(self, item: Item) -> bool:
+        reply = item.extra.casefold()
+        if not any(word in reply for word in self._asked):
+            return False  # most are not, and that is cheap to see
+        return bool((content(item.extra).keys() - content(item.text).keys()) & self._asked)
+
+    def _day(self, time: int) -> str:
+        """Name a day, as exactly as it is worth its tokens: "3 May", "May 2025", "3 May 2025"."""
+        # Of the calendar that both sides can compute with: no zone of the user is known here.
+        date = datetime.fromtimestamp(min(time, _LAST_TIME), UTC)
+        month = _MONTHS[date.month - 1]
+        if self._asks_for_time:
+            return f"{date.day} {month} {date.year}"
+        recent = abs(self._now - time) < _RECENT_DAYS * _DAY
+        return f"{date.day} {month}" if recent else f"{month} {date.year}"
+
+    def _head(self, row: int) -> int | None:
+        """Return the row of what holds instead of a fact; None where it is not in view."""
+        rows = self._items.rows
+        for _ in range(_LONGEST_CHAIN):
+            if not rows["flags"][row] & SUPERSEDED:
+                return row
+            found = self._items.row(reference(rows["by_index"][row], rows["by_at"][row]))
+            if found is None:
+                return None
+            row = found
+        return None
+
+    def _changed_in(self, turn: int) -> list[int]:
+        """Return the rows of the facts from a turn that were superseded."""
+        links = self._items.links
+        found = links[links["turn"] == turn]
+        rows = (self._items.row(reference(one["index"], one["at"])) for one in found)
+        flags = self._items.rows["flags"]
+        return [row for row in rows if row is not None and flags[row] & SUPERSEDED]

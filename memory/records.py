@@ -9,107 +9,87 @@ Its key belongs to the thread and the index alone; the associated data is
 its own place in its own chain and nowhere else. The nonce is random, because a rolled-back store
 could make two writers seal different records for one index.
 
+The chain runs over digests: ``head = SHA-256(label ‖ previous head ‖ SHA-256(sealed))``. So a
+record can be erased and the chain still be followed over its stub::
+
+    0x00 ‖ previous head (32) ‖ SHA-256(sealed) (32)
+
+Anyone can make a stub from a record; it is believed only where a `Tombstone` names its index.
+
 The plaintext is ``kind (1) ‖ deterministic CBOR ‖ 0x80 ‖ zeros``, filled up to one of the sizes in
 `BUCKETS`. The kind is inside, so Redis cannot tell a turn from what else may be remembered.
 """
 
 import hashlib
 import hmac
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import cbor2
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from memory.errors import CorruptError, InvalidInputError
-from memory.keys import MAX_INDEX, RECEIPT_ID_BYTES, TURN_ID_BYTES, ThreadKeys
+from memory.keys import MAX_INDEX, ThreadKeys
+from memory.kinds import (
+    DIGEST_BYTES,
+    KINDS,
+    NUMBERS,
+    OUTCOMES,
+    Fact,
+    Gap,
+    Notes,
+    Pin,
+    Record,
+    Ref,
+    Summary,
+    Tombstone,
+    Turn,
+    from_fields,
+    to_fields,
+)
 
-VERSION: Final = 1
+__all__ = [
+    "BUCKETS",
+    "DIGEST_BYTES",
+    "HEAD_BYTES",
+    "NONCE_BYTES",
+    "OUTCOMES",
+    "STUB_BYTES",
+    "UNOPENED",
+    "VERSION",
+    "Fact",
+    "Gap",
+    "Notes",
+    "Pin",
+    "Record",
+    "Ref",
+    "Summary",
+    "Tombstone",
+    "Turn",
+    "genesis_head",
+    "head_after",
+    "is_stub",
+    "open_record",
+    "previous_head",
+    "seal",
+    "stub",
+]
+
+VERSION: Final = 2
 HEAD_BYTES: Final = 32
 NONCE_BYTES: Final = 12
-DIGEST_BYTES: Final = 32
-OUTCOMES: Final = frozenset({"completed", "cancelled", "failed"})
+UNOPENED: Final = "its seal does not open at this place with this thread's key"
+STUB_BYTES: Final = 1 + HEAD_BYTES + 32
 
 # Powers of two: of a record's length, Redis learns one of ten values.
 BUCKETS: Final = tuple(512 << step for step in range(10))  # 512 bytes to 256 KiB
 
 _HEADER_BYTES: Final = 1 + HEAD_BYTES + NONCE_BYTES
 _TAG_BYTES: Final = 16
-_RECORD_LABEL: Final = b"sottovoce memory v1 record\x00"
-_HEAD_LABEL: Final = b"sottovoce memory v1 head\x00"
-_GENESIS_LABEL: Final = b"sottovoce memory v1 genesis\x00"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message and its reply.
-
-    `time` is in Unix seconds. `receipt_digest` is the digest of the receipt before this turn's,
-    where it was known: a turn's own receipt names the head after this record, so its digest
-    cannot stand inside. The text is not shown by repr.
-
-    Raises InvalidInputError where a field has another type or size than it says.
-    """
-
-    turn_id: bytes  # 16 bytes
-    time: int
-    message: str = field(repr=False)
-    reply: str = field(repr=False)
-    outcome: str  # one of OUTCOMES
-    receipt_id: bytes  # 16 bytes
-    receipt_digest: bytes | None = None  # 32 bytes
-
-    def __post_init__(self) -> None:
-        problem = _turn_problem(self)
-        if problem:
-            raise InvalidInputError(f"A turn cannot be remembered: {problem}.")
-
-
-def _turn_problem(turn: Turn) -> str:
-    """Say what is wrong with a turn's fields, or nothing."""
-    # Exact types: cbor2 would give back a bool for an int, a str subclass for a str.
-    if type(turn.turn_id) is not bytes or len(turn.turn_id) != TURN_ID_BYTES:
-        return f"turn_id must be {TURN_ID_BYTES} bytes"
-    if type(turn.time) is not int or not 0 <= turn.time < 2**53:
-        return "time must be a whole number of seconds since 1970"
-    if type(turn.message) is not str or type(turn.reply) is not str:
-        return "message and reply must be text"
-    if type(turn.outcome) is not str or turn.outcome not in OUTCOMES:
-        return f"outcome must be one of {', '.join(sorted(OUTCOMES))}"
-    if type(turn.receipt_id) is not bytes or len(turn.receipt_id) != RECEIPT_ID_BYTES:
-        return f"receipt_id must be {RECEIPT_ID_BYTES} bytes"
-    digest = turn.receipt_digest
-    if digest is not None and (type(digest) is not bytes or len(digest) != DIGEST_BYTES):
-        return f"receipt_digest must be {DIGEST_BYTES} bytes, or nothing"
-    return ""
-
-
-def _turn_fields(turn: Turn) -> list[Any]:
-    return [
-        turn.turn_id,
-        turn.time,
-        turn.message,
-        turn.reply,
-        turn.outcome,
-        turn.receipt_id,
-        turn.receipt_digest,
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How one kind of record is written and read; its number is the plaintext's first byte."""
-
-    number: int
-    fields: Callable[[Any], list[Any]]
-    build: Callable[..., Any]
-
-
-# What can be remembered. A further kind is a further line here.
-_KINDS: Final[dict[type, _Kind]] = {Turn: _Kind(1, _turn_fields, Turn)}
-_KINDS_BY_NUMBER: Final = {kind.number: kind for kind in _KINDS.values()}
+_RECORD_LABEL: Final = b"sottovoce memory v2 record\x00"
+_HEAD_LABEL: Final = b"sottovoce memory v2 head\x00"
+_GENESIS_LABEL: Final = b"sottovoce memory v2 genesis\x00"
+_STUB: Final = 0
 
 
 def genesis_head(thread_id: str) -> bytes:
@@ -118,24 +98,39 @@ def genesis_head(thread_id: str) -> bytes:
 
 
 def head_after(previous: bytes, sealed: bytes) -> bytes:
-    """Return the 32-byte head of a chain whose last record is `sealed`."""
-    return hashlib.sha256(_HEAD_LABEL + previous + sealed).digest()
+    """Return the 32-byte head of a chain whose last record is `sealed`, or is the stub of it."""
+    digest = sealed[1 + HEAD_BYTES :] if is_stub(sealed) else hashlib.sha256(sealed).digest()
+    return hashlib.sha256(_HEAD_LABEL + previous + digest).digest()
+
+
+def is_stub(sealed: bytes) -> bool:
+    """Whether these bytes stand where a record was erased. Only a tombstone makes it true."""
+    return len(sealed) == STUB_BYTES and sealed[0] == _STUB
+
+
+def stub(sealed: bytes) -> bytes:
+    """Return what stays of a sealed record when it is erased; of a stub, the stub itself."""
+    if is_stub(sealed):
+        return sealed
+    return bytes([_STUB]) + sealed[1 : 1 + HEAD_BYTES] + hashlib.sha256(sealed).digest()
 
 
 def previous_head(sealed: bytes, index: int) -> bytes:
-    """Return the head that a sealed record says it follows, without opening it.
+    """Return the head that a sealed record, or a stub, says it follows, without opening it.
 
-    Raises CorruptError where the bytes cannot be a sealed record.
+    Raises CorruptError where the bytes cannot be either.
     """
-    size = len(sealed) - _HEADER_BYTES - _TAG_BYTES
-    if size not in BUCKETS:
-        raise CorruptError(index, f"no record has {len(sealed)} bytes")
-    if sealed[0] != VERSION:
-        raise CorruptError(index, f"its format version is {sealed[0]}, this program reads 1")
+    if not is_stub(sealed):
+        if len(sealed) - _HEADER_BYTES - _TAG_BYTES not in BUCKETS:
+            raise CorruptError(index, f"no record has {len(sealed)} bytes")
+        if sealed[0] != VERSION:
+            raise CorruptError(
+                index, f"its format version is {sealed[0]}, this program reads {VERSION}"
+            )
     return sealed[1 : 1 + HEAD_BYTES]
 
 
-def seal(keys: ThreadKeys, index: int, previous: bytes, record: Turn, *, nonce: bytes) -> bytes:
+def seal(keys: ThreadKeys, index: int, previous: bytes, record: Record, *, nonce: bytes) -> bytes:
     """Seal a record for its place in the chain.
 
     `nonce`: 12 fresh random bytes. Raises InvalidInputError where the record is larger than the
@@ -151,12 +146,14 @@ def seal(keys: ThreadKeys, index: int, previous: bytes, record: Turn, *, nonce: 
     return bytes([VERSION]) + previous + nonce + body
 
 
-def open_record(keys: ThreadKeys, index: int, sealed: bytes) -> Turn:
+def open_record(keys: ThreadKeys, index: int, sealed: bytes) -> Record:
     """Open the record at `index`; the chain around it is the caller's to check.
 
     Raises CorruptError for anything but what `seal` made for this thread and index.
     """
     previous = previous_head(sealed, index)
+    if is_stub(sealed):
+        raise CorruptError(index, "it was erased")
     nonce = sealed[1 + HEAD_BYTES : _HEADER_BYTES]
     cipher = ChaCha20Poly1305(keys.record_key(index))
     try:
@@ -164,7 +161,7 @@ def open_record(keys: ThreadKeys, index: int, sealed: bytes) -> Turn:
             nonce, sealed[_HEADER_BYTES:], _associated_data(keys, index, previous)
         )
     except InvalidTag:
-        raise CorruptError(index, "its seal does not open with this thread's key") from None
+        raise CorruptError(index, UNOPENED) from None
     return _decode(plaintext, index)
 
 
@@ -173,14 +170,13 @@ def _associated_data(keys: ThreadKeys, index: int, previous: bytes) -> bytes:
     return _RECORD_LABEL + bytes([VERSION]) + thread_id + index.to_bytes(8, "big") + previous
 
 
-def _encode(record: Turn) -> bytes:
-    kind = _KINDS[type(record)]
-    fields = kind.fields(record)
+def _encode(record: Record) -> bytes:
+    values = to_fields(record)
     # Before the encoder allocates: a character takes at least one byte.
-    if sum(len(part) for part in fields if isinstance(part, str)) >= BUCKETS[-1]:
+    if sum(len(part) for part in values if isinstance(part, str)) >= BUCKETS[-1]:
         raise _too_large()
     try:
-        return bytes([kind.number]) + cbor2.dumps(fields, canonical=True)
+        return bytes([NUMBERS[type(record)]]) + cbor2.dumps(values, canonical=True)
     except UnicodeEncodeError:
         raise InvalidInputError(
             "The text holds half of a surrogate pair, which no file or wire can carry; "
@@ -188,14 +184,13 @@ def _encode(record: Turn) -> bytes:
         ) from None
 
 
-def _decode(plaintext: bytes, index: int) -> Turn:
+def _decode(plaintext: bytes, index: int) -> Record:
     """Strict: whatever does not encode and pad back to the same bytes is refused."""
     content = plaintext.rstrip(b"\x00")[:-1]
-    kind = _KINDS_BY_NUMBER.get(content[0]) if content else None
-    if kind is None:
+    if not content or content[0] not in KINDS:
         raise CorruptError(index, "it is of a kind that this program does not know")
     try:
-        record: Turn = kind.build(*cbor2.loads(content[1:]))
+        record = from_fields(content[0], cbor2.loads(content[1:]))
         again = _pad(_encode(record))
     except (cbor2.CBORDecodeError, InvalidInputError, TypeError, ValueError, RecursionError):
         raise CorruptError(index, "its content is not a record") from None
@@ -214,5 +209,5 @@ def _pad(content: bytes) -> bytes:
 
 def _too_large() -> InvalidInputError:
     return InvalidInputError(
-        f"A turn must encode to fewer than {BUCKETS[-1]} bytes; shorten the message or the reply."
+        f"A record must encode to fewer than {BUCKETS[-1]} bytes; shorten its text."
     )

@@ -1,4 +1,4 @@
-"""Threads in Redis: a stream of sealed records and a hash of turn tags, in one hash slot.
+"""Threads in Redis: a list of sealed records, a hash of turn tags and a sealed state, in one slot.
 
 The client's own retry policy bounds how long a call waits for a server that is away. The server
 needs `appendonly yes` and `appendfsync always` for an append to outlive its crash: with
@@ -6,221 +6,304 @@ needs `appendonly yes` and `appendfsync always` for an append to outlive its cra
 forgets up to two seconds of what it acknowledged.
 """
 
-import hashlib
-import hmac
 import os
-import re
-from importlib import resources
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
+from memory.chains import Chains
 from memory.errors import (
     AnsweredError,
     ConflictError,
     CorruptError,
     ForgottenError,
-    RollbackError,
-    UnavailableError,
+    InvalidInputError,
+    RotatedError,
+    TurnForgottenError,
 )
 from memory.keys import ThreadKeys
-from memory.records import HEAD_BYTES, NONCE_BYTES, Turn, open_record, previous_head, seal
-from memory.thread import Answered, Erased, Position, Thread, judge, walk
+from memory.opening import (
+    Opening,
+    answered_by,
+    check_note,
+    put_back,
+)
+from memory.records import (
+    HEAD_BYTES,
+    NONCE_BYTES,
+    Gap,
+    Record,
+    Tombstone,
+    Turn,
+    is_stub,
+    open_record,
+    previous_head,
+)
+from memory.redis_io import Script, index_of
+from memory.rotation import Copy
+from memory.state import seal_state
+from memory.thread import Answered, Erased, Position, Rotated, judge
+from memory.view import View
+
+MAX_BATCH: Final = 256  # records in one append
+# A state is due when so many records are not in the one that is stored.
+STATE_EVERY: Final = 32
+
+_ROTATION_TRIES: Final = 32
+
+_STATE: Final = Script("state.lua")
+_ERASE: Final = Script("erase.lua")
 
 
-class _Script:
-    """A script beside this module; called by its digest, which the server knows after once."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What `open` found: the thread as a turn needs it, and the turn that was asked for.
 
-    def __init__(self, name: str) -> None:
-        self.text = resources.files("memory").joinpath(name).read_text(encoding="utf-8")
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    `covered` is how many records the stored state covers.
+    """
 
+    view: View
+    answered: Answered | None
+    covered: int
 
-_APPEND: Final = _Script("append.lua")
-_ERASE: Final = _Script("erase.lua")
-_ENTRY_ID: Final = re.compile(rb"([1-9][0-9]{0,9})-0")
-_NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
-# Longer than any turn that runs at the time, or device that asks again for a lost answer.
-_ERASURE_KEPT_S: Final = 86_400
-_PAGE: Final = 64  # records per read where a device is far behind
-
-_Entry = tuple[bytes, dict[bytes, bytes]]
+    @property
+    def state_due(self) -> bool:
+        """Whether `save_state` is worth its while."""
+        return self.view.position.length - self.covered >= STATE_EVERY
 
 
 class ThreadStore:
     """Reads and appends threads; holds no state of its own.
 
     `redis` must return bytes (`decode_responses=False`). Every method raises UnavailableError
-    where Redis is away, CorruptError where what it holds was not written with the thread's key.
+    where Redis is away, CorruptError where what it holds was not written with the thread's key
+    or not there, and, but for `forget`, ForgottenError or RotatedError where the thread was erased.
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._io = Chains(redis)
 
-    async def load(self, keys: ThreadKeys, *, expected: Position | None, last: int) -> Thread:
-        """Read the newest `last` turns, and prove that the chain passes through `expected`.
+    async def open(
+        self,
+        keys: ThreadKeys,
+        *,
+        expected: Position | None,
+        turn_id: bytes | None = None,
+        cached: View | None = None,
+    ) -> Opened:
+        """Return the thread's view at its end, and the turn with this id if it was answered.
 
-        One read where the device is at most `last` records behind; where it is further behind,
-        the records in between are read in pages and followed, not opened. Nothing is written.
+        Starts from `cached`, a view of this thread, or else from the stored state, or else from
+        the beginning; reads and opens what came after, and proves that the chain passes through
+        where it started and through `expected`. One round trip where that is a page at most.
+        `cached` itself is not changed. Nothing is written.
 
-        Raises RollbackError where the chain does not pass through `expected`.
+        Raises RollbackError where the chain does not pass through `expected` or `cached`,
+        TurnForgottenError where the turn was erased.
         """
-        # At least one, so that the head is proven even where no turn is wanted.
-        count = max(last, 1)
-        entries = await _answer(self._redis.xrevrange(_records(keys), count=count))
-        start, sealed, stored_head = _newest(keys, entries[::-1], count)
-        turns = [open_record(keys, start.length + at, one) for at, one in enumerate(sealed)]
-        if expected is not None:
-            if expected.length > start.length + len(sealed):
-                raise RollbackError(expected.length, start.length + len(sealed))
-            if expected.length == 0:
-                judge(Position.genesis(keys), expected)
-            elif expected.length < start.length:
-                await self._bridge(keys, expected, start)
-        end = walk(start, sealed, expected)
-        if not hmac.compare_digest(stored_head, end.head):
-            raise CorruptError(end.length - 1, "the head beside it is not the one after it")
-        return Thread(end, tuple(turns[max(0, len(turns) - last) :]))
+        opening = Opening(keys, expected, turn_id, cached)
+        while not opening.take(await self._io.ask(keys, opening)):
+            pass
+        if suspects := opening.put_back():
+            # Erased while further pages were read, or put back: what stands there now tells.
+            for index, sealed in zip(suspects, await self._io.several(keys, suspects), strict=True):
+                if not is_stub(sealed):
+                    raise put_back(index)
+        if expected is not None and 0 < expected.length < opening.begun.length:
+            await self._bridge(keys, expected, opening)
+        return Opened(opening.view, opening.answered, opening.covered)
 
-    async def append(self, keys: ThreadKeys, position: Position, turn: Turn) -> Position:
-        """Append a turn after `position`; return the position after it.
+    async def append(
+        self,
+        keys: ThreadKeys,
+        position: Position,
+        records: Sequence[Record],
+        *,
+        erase: Sequence[int] = (),
+    ) -> Position:
+        """Append records after `position`, all or none; return the position after them.
 
-        The same turn, sent again, changes nothing and returns the position after its first record.
-        Raises AnsweredError where the turn id has another answer, ConflictError where the head
-        moved, ForgottenError where the thread was erased, InvalidInputError where the turn is too
-        large; none of them writes.
+        `erase`: indexes below `position` whose records become stubs in the same step; Tombstones
+        among `records` name exactly these.
+
+        A turn, sent again, changes nothing: where one of `records` is a turn that is in memory,
+        returns the position after it. Raises AnsweredError where a turn's id has another answer,
+        ConflictError where the head moved, InvalidInputError where a record is too large, there
+        are too many, or the tombstones and `erase` disagree; none of them writes.
         """
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = seal(keys, position.length, position.head, turn, nonce=nonce)
-        after = position.follow(sealed)
-        tag = keys.turn_tag(turn.turn_id)
-        arguments = (position.length, position.head, tag, sealed, after.head)
-        verdict, number = await self._run(_APPEND, keys, *arguments, index=position.length)
+        if not 0 < len(records) <= MAX_BATCH:
+            raise InvalidInputError(
+                f"{len(records)} records were to be appended at once; append 1 to {MAX_BATCH}."
+            )
+        named = {index for one in records if isinstance(one, Tombstone) for index in one.erased}
+        if set(erase) != named or any(index >= position.length for index in named):
+            raise InvalidInputError(
+                "What is erased must be what the appended tombstones name, and must be there; "
+                "plan it from the thread as it stands."
+            )
+        stubs = await self._io.stubs(keys, sorted(named))
+        verdict, number, after = await self._io.append(keys, position, records, stubs)
         if verdict == b"appended":
             return after
-        if verdict == b"erased":
-            raise ForgottenError
         if verdict == b"moved":
-            raise ConflictError(position.length, _index(number))
-        stored = await self._read_turn(keys, turn.turn_id, _index(number))
-        # Its own record, after an acknowledgement that was lost; another's has another receipt.
-        if stored.turn.receipt_id != turn.receipt_id:
-            raise AnsweredError
-        return stored.after
+            raise ConflictError(position.length, index_of(number))
+        answered = await self._read_turn(keys, None, index_of(number))
+        for one in records:
+            if isinstance(one, Turn) and one.turn_id == answered.turn.turn_id:
+                # Its own record, after an acknowledgement that was lost; another's has another
+                # receipt.
+                if one.receipt_id != answered.turn.receipt_id:
+                    raise AnsweredError
+                return answered.after
+        raise CorruptError(answered.before.length, "it is not the turn that it is listed as")
 
     async def find(self, keys: ThreadKeys, turn_id: bytes) -> Answered | None:
-        """Return the turn that was already answered under `turn_id`, and where it stands."""
-        tag = keys.turn_tag(turn_id)
-        number = await _answer(self._redis.hget(_turns(keys), tag))
-        if number is None:
-            return None
-        return await self._read_turn(keys, turn_id, _index(number))
+        """Return the turn that was already answered under `turn_id`, and where it stands.
+
+        Raises TurnForgottenError where it was erased. That it was not put back after that, only
+        `open` tells.
+        """
+        index = await self._io.listed(keys, turn_id)
+        return None if index is None else await self._read_turn(keys, turn_id, index)
+
+    def scan(
+        self, keys: ThreadKeys, *, position: Position
+    ) -> AsyncIterator[tuple[int, Record | None]]:
+        """Read a thread from its beginning to `position`: each index with its record, or None.
+
+        None is an erased record. Whether those were erased at their owner's request, and none was
+        put back, is known at the end only: rely on nothing before.
+
+        Raises RollbackError where the chain does not lead to `position`.
+        """
+        return self._io.scan(keys, position=position)
+
+    async def save_state(self, keys: ThreadKeys, view: View, *, nonce: bytes) -> bool:
+        """Keep a sealed copy of a view, so that the next `open` need not fold it anew.
+
+        Returns whether it was kept: only while the thread ends where the view does, because a
+        record in it may have been erased since. `nonce`: 12 fresh random bytes.
+        """
+        sealed, place = seal_state(keys, view, nonce=nonce), view.position
+        kept = await self._io.run(
+            _STATE, keys, place.length, place.head, sealed, index=place.length
+        )
+        return bool(kept)
+
+    async def place(self, keys: ThreadKeys, index: int) -> tuple[Position, Position]:
+        """Return the positions before and after a record that a scan has found at `index`."""
+        (sealed,) = await self._io.several(keys, [index])
+        before = Position(index, previous_head(sealed, index))
+        return before, before.follow(sealed)
 
     async def forget(self, keys: ThreadKeys, request_id: bytes) -> Erased:
         """Erase a thread, whatever state it is in; return what there was.
 
-        No turn that runs now writes into it any more, at whichever replica: for a day it takes no
-        turns at all. The same request (16 bytes) is told the same again within that day. Backups
-        are not reached.
+        Nothing writes into it any more, at whichever replica. The same request (16 bytes) is told
+        the same again. Backups are not reached.
+
+        Raises RotatedError where the thread goes on under another key: forget that one.
         """
-        length, head = await self._run(_ERASE, keys, keys.turn_tag(request_id), _ERASURE_KEPT_S)
-        return Erased(length, head if len(head) == HEAD_BYTES else None)
+        tag = keys.erasure_tag(request_id)
+        verdict, first, second = await self._io.run(_ERASE, keys, tag, request_id, b"")
+        if verdict == b"noted":
+            try:
+                check_note(keys, first, second)
+            except RotatedError:
+                raise
+            except ForgottenError:
+                return Erased(0, None)
+            except CorruptError:  # what nobody with the key wrote hinders nobody
+                _, first, second = await self._io.run(_ERASE, keys, tag, request_id, b"1")
+        return _erased(first, second)
 
-    async def _read_turn(self, keys: ThreadKeys, turn_id: bytes, index: int) -> Answered:
-        ((sealed, _),) = await self._range(keys, index, 1)
-        turn = open_record(keys, index, sealed)
-        if not hmac.compare_digest(turn.turn_id, turn_id):
-            raise CorruptError(index, "it is not the turn that it is listed as")
-        before = Position(index, previous_head(sealed, index))
-        return Answered(turn, before, before.follow(sealed))
+    async def rotate(
+        self,
+        keys: ThreadKeys,
+        new_keys: ThreadKeys,
+        request_id: bytes,
+        *,
+        copied: int | None = None,
+    ) -> Rotated:
+        """Seal every kept record anew in the thread of `new_keys`; then erase the old thread.
 
-    async def _bridge(self, keys: ThreadKeys, expected: Position, start: Position) -> None:
-        """Follow the chain from where the device left it to where the newest records begin."""
-        position = expected
-        while position.length < start.length:
-            count = min(_PAGE, start.length - position.length)
-            records = [one for one, _ in await self._range(keys, position.length, count)]
-            if position is expected:
-                # The first link tells another history from a broken one.
-                first = previous_head(records[0], expected.length)
-                judge(Position(expected.length, first), expected)
-            position = walk(position, records, None)
-        if not position.same(start):
-            raise CorruptError(start.length, "it does not follow the record before it")
+        Indexes stay: where a record was erased, there is a `Gap`. Turns that come in the meantime
+        are copied too, because a thread is erased only where it was copied whole. The same request
+        (16 bytes) goes on where it broke off, and is told the same again. `copied`: how many
+        records `copy` copied, where something else was written behind them since.
 
-    async def _range(self, keys: ThreadKeys, index: int, count: int) -> list[tuple[bytes, bytes]]:
-        """Read `count` records from `index`, each with the head stored beside it."""
-        first, final = f"{index + 1}-0", f"{index + count}-0"
-        entries = await _answer(self._redis.xrange(_records(keys), first, final))
-        fields = [_fields(entry, index + at) for at, entry in enumerate(entries)]
-        if len(fields) != count:
-            raise CorruptError(index + len(fields), "it is missing")
-        return fields
+        Raises ForgottenError where the thread was forgotten meanwhile, and then its copy is as
+        well; RotatedError where another request rotated it; ConflictError where other writers left
+        no quiet moment; CorruptError where the new thread holds something else.
+        """
+        tag = keys.erasure_tag(request_id, rotation=True)
+        beyond = copied is not None
+        copy = Copy(self._io, keys, new_keys, beyond=beyond)
+        for _ in range(_ROTATION_TRIES):
+            try:
+                end = await self._io.end(keys)
+                if beyond and end.length != copied:
+                    break
+                await copy.catch_up(end)
+            except ConflictError:
+                copy = Copy(self._io, keys, new_keys, beyond=beyond)
+                continue
+            except RotatedError:
+                pass  # the script says at whose request
+            except ForgottenError:
+                await self.forget(new_keys, request_id)
+                raise
+            place = (copy.old.length, copy.old.head if copy.old.length else b"")
+            verdict, first, second = await self._io.run(_ERASE, keys, tag, request_id, b"", *place)
+            if verdict == b"noted":
+                check_note(keys, first, second)
+            if verdict == b"erased":
+                opened = await self.open(new_keys, expected=None)
+                await self.save_state(new_keys, opened.view, nonce=os.urandom(NONCE_BYTES))
+                return Rotated(_erased(first, second), opened.view.position)
+        raise ConflictError(copy.old.length, copy.old.length)
 
-    async def _run(self, script: _Script, keys: ThreadKeys, *arguments: Any, index: int = 0) -> Any:
-        """Run a script over the thread's two keys, which lie in one slot."""
-        given = (2, _records(keys), _turns(keys), *arguments)
-        try:
-            return await _answer(self._redis.evalsha(script.sha, *given), index)
-        except NoScriptError:
-            # EVAL also teaches the script to the node that owns the slot.
-            return await _answer(self._redis.eval(script.text, *given), index)
+    async def copy(
+        self, keys: ThreadKeys, new_keys: ThreadKeys, end: Position, *, beyond: bool = False
+    ) -> Position:
+        """Bring the new thread up to the old one's `end`; return where it ends then.
 
+        `beyond`: it may hold more than the copy, behind it.
 
-def _records(keys: ThreadKeys) -> str:
-    return f"{{t:{keys.thread_id}}}:records"
+        Raises ConflictError where another writer was there meanwhile, CorruptError where the new
+        thread holds something else.
+        """
+        copy = Copy(self._io, keys, new_keys, beyond=beyond)
+        await copy.catch_up(end)
+        return copy.new
 
+    async def _read_turn(self, keys: ThreadKeys, turn_id: bytes | None, index: int) -> Answered:
+        (sealed,) = await self._io.several(keys, [index])
+        if is_stub(sealed):
+            place = Position(index, previous_head(sealed, index)).follow(sealed)
+            await self._io.believe(keys, place, {index})
+            raise TurnForgottenError
+        return answered_by(keys, turn_id, index, sealed)
 
-def _turns(keys: ThreadKeys) -> str:
-    return f"{{t:{keys.thread_id}}}:turns"
-
-
-async def _answer(call: Any, index: int = 0) -> Any:
-    """Await a call to Redis and turn its errors into this package's."""
-    try:
-        return await call
-    except NoScriptError:
-        raise
-    except ResponseError as error:
-        # XADD under an id that a removed record had, or a key of another type.
-        if "ID specified" in str(error) or "WRONGTYPE" in str(error):
-            raise CorruptError(index, "records were removed or replaced") from error
-        raise UnavailableError(type(error).__name__) from error
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise UnavailableError(type(error).__name__) from error
-
-
-def _newest(
-    keys: ThreadKeys, entries: list[_Entry], count: int
-) -> tuple[Position, list[bytes], bytes]:
-    """Check that entries are the end of a whole chain, by their ids alone.
-
-    Returns the position before them, their sealed records, and the head stored with the last.
-    """
-    genesis = Position.genesis(keys)
-    if not entries:
-        return genesis, [], genesis.head
-    newest = _ENTRY_ID.fullmatch(entries[-1][0])
-    length = int(newest[1]) if newest else 0
-    begin = length - len(entries)
-    if begin < 0 or (begin > 0 and len(entries) < count):
-        raise CorruptError(max(0, begin - 1), "it is missing")
-    fields = [_fields(entry, begin + at) for at, entry in enumerate(entries)]
-    sealed = [one for one, _ in fields]
-    start = Position(begin, previous_head(sealed[0], begin)) if begin else genesis
-    return start, sealed, fields[-1][1]
-
-
-def _fields(entry: _Entry, index: int) -> tuple[bytes, bytes]:
-    """Return the sealed record and the head after it; CorruptError for another entry's."""
-    name, fields = entry
-    if name != f"{index + 1}-0".encode() or fields.keys() != {b"r", b"h"}:
-        raise CorruptError(index, "it is missing or was replaced")
-    return fields[b"r"], fields[b"h"]
+    async def _bridge(self, keys: ThreadKeys, expected: Position, opening: Opening) -> None:
+        """Follow the chain from where the device left it to where the opening began to read."""
+        begun = opening.begun
+        (first,) = await self._io.several(keys, [expected.length])
+        # The first link tells another history from a broken one.
+        judge(Position(expected.length, previous_head(first, expected.length)), expected)
+        stubs = set[int]()
+        async for index, sealed in self._io.walk(keys, expected, begun):
+            if is_stub(sealed):
+                stubs.add(index)
+            elif index in opening.view.erased and not isinstance(
+                open_record(keys, index, sealed), Gap
+            ):
+                raise put_back(index)
+        if unknown := {index for index in stubs if index not in opening.view.erased}:
+            await self._io.believe(keys, opening.view.position, unknown)
 
 
-def _index(number: bytes) -> int:
-    if not _NUMBER.fullmatch(number):
-        raise CorruptError(0, "the list of answered turns was changed")
-    return int(number)
+def _erased(length: int, head: bytes) -> Erased:
+    return Erased(length, head if len(head) == HEAD_BYTES else None)

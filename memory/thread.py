@@ -62,21 +62,15 @@ class Position:
         return self.length == other.length and hmac.compare_digest(self.head, other.head)
 
     def follow(self, sealed: bytes) -> "Position":
-        """Return the position after `sealed`.
+        """Return the position after `sealed`, which may be a stub.
 
         Raises CorruptError where the record does not name this head as the one before it.
         """
         if not hmac.compare_digest(previous_head(sealed, self.length), self.head):
-            raise CorruptError(self.length, "it does not follow the record before it")
+            raise CorruptError(
+                self.length, "it does not follow the record before it, as if of two histories"
+            )
         return Position(self.length + 1, head_after(self.head, sealed))
-
-
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """What `load` found: the position at the end, and the newest turns, oldest first."""
-
-    position: Position
-    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +86,23 @@ class Answered:
 class Erased:
     """What the store held of a thread when it was erased, as it stood there: nothing was opened.
 
-    `length` is the number of records; `head` the 32 bytes beside the newest, None without one.
+    `length` is the number of records; `head` the 32 bytes of the newest, None without one.
     """
 
     length: int
     head: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What was erased under the old key, and where the same memory ends under the new one."""
+
+    erased: Erased
+    position: Position
+
+
 def walk(start: Position, records: Iterable[bytes], expected: Position | None) -> Position:
-    """Follow sealed records from `start`; return where they end.
+    """Follow sealed records and stubs from `start`; return where they end.
 
     Raises CorruptError where the chain is broken, RollbackError where it passes the length of
     `expected` with another head. An `expected` outside the walk is not judged here.
@@ -113,7 +115,7 @@ def walk(start: Position, records: Iterable[bytes], expected: Position | None) -
     return position
 
 
-def judge(position: Position, expected: Position | None) -> None:
+def judge(position: Position, expected: Position | None, by: str = "the device") -> None:
     """Raise RollbackError where `position` is as long as `expected` and has another head."""
     if expected is not None and expected.length == position.length and not expected.same(position):
-        raise RollbackError(expected.length, position.length)
+        raise RollbackError(expected.length, position.length, by)

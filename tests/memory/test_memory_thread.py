@@ -4,8 +4,7 @@ import pytest
 
 from memory.errors import CorruptError, InvalidInputError, RollbackError
 from memory.keys import ThreadKeys
-from memory.recall import recent_within
-from memory.records import Turn, seal
+from memory.records import Turn, seal, stub
 from memory.thread import Position, walk
 
 KEYS = ThreadKeys(b"k" * 32)
@@ -97,31 +96,12 @@ def test_records_that_changed_places_break_the_walk() -> None:
             walk(positions[0], order, None)
 
 
-@pytest.mark.parametrize(
-    ("budget", "kept"),
-    [(0, []), (1, []), (3, [3]), (4, [3]), (5, [2, 3]), (104, [2, 3]), (105, [1, 2, 3]),
-     (106, [0, 1, 2, 3]), (-1, [])],
-)  # fmt: skip
-def test_recall_keeps_the_newest_turns_that_fit(budget: int, kept: list[int]) -> None:
-    """What does not fit ends the choice: an older, shorter turn is not taken past a gap."""
-    costs = [1, 100, 2, 3]
-    turns = [_turn(number) for number in range(4)]
-    chosen = recent_within(turns, budget, lambda turn: costs[turn.time])
-    assert [turn.time for turn in chosen] == kept
-
-
-def test_recall_counts_no_more_than_it_needs() -> None:
-    """Counting tokens is not free, so it stops at the first turn that does not fit."""
-    counted: list[int] = []
-
-    def cost(turn: Turn) -> int:
-        counted.append(turn.time)
-        return 10
-
-    recent_within([_turn(number) for number in range(100)], 25, cost)
-    assert counted == [99, 98, 97]
-
-
-def test_recall_of_nothing_is_nothing() -> None:
-    """A new thread gives an empty prompt history."""
-    assert recent_within((), 100, lambda turn: 1) == ()
+def test_a_walk_leads_over_stubs() -> None:
+    """Where records were erased, the same heads follow from what stayed of them."""
+    sealed, positions = _chain(5)
+    for erased in ({0}, {4}, {1, 2}, set(range(5))):
+        left = [stub(one) if at in erased else one for at, one in enumerate(sealed)]
+        for seen in positions:
+            assert walk(positions[0], left, seen) == positions[5]
+    with pytest.raises(CorruptError):
+        walk(positions[0], [stub(sealed[0]), stub(sealed[2])], None)
