@@ -1,8 +1,10 @@
 """The receipts of one thread, held against each other.
 
-A turn that memory holds has a place in its thread (`turn_index`), begins at the head that the turn
-before it left, and names that turn's receipt. A turn that failed changed nothing: both of its heads
-are the one that it found, or null where memory could not be read, and no receipt names it.
+A turn that memory holds has a place in its thread (`turn_index`, the index of its record) and names
+the receipt of the turn before. Other records may lie between two turns, notes of what was said, so
+that a turn begins at the head that the one before left only where nothing does. A turn that failed
+changed nothing: both of its heads are the one that it found, or null where memory could not be
+read, and no receipt names it.
 
 What is missing is no contradiction. A device has the receipts of its own turns alone, an export may
 begin in the middle, and an enclave that cannot have the receipt before says null.
@@ -35,7 +37,7 @@ class ChainFault(StrEnum):
     UNNAMED = "unnamed"
     """It names none, although the one of the turn before is here."""
     MISSING = "missing"
-    """Receipts of turns between it and an earlier one are not here."""
+    """Receipts of turns between it and an earlier one are not here, or may not be."""
     BEGINNING = "beginning"
     """It is of the first turn here, and the thread began before."""
 
@@ -132,6 +134,7 @@ def _check_links(links: Sequence[_Link], problems: list[ChainProblem]) -> None:
         elif first.previous is not None:
             text = "the first turn of a thread names a receipt before it"
             _note(problems, ChainFault.PREVIOUS, first, text)
+    digests = {link.digest for link in links}
     for before, link in itertools.pairwise(links):
         receipt, index = link.receipt, link.receipt.turn_index
         gap = index - before.receipt.turn_index - 1
@@ -139,19 +142,23 @@ def _check_links(links: Sequence[_Link], problems: list[ChainProblem]) -> None:
             text = f"two receipts are for turn {index} of the thread"
             _note(problems, ChainFault.PLACE, receipt, text)
             continue
-        if gap > 0:
-            text = f"the receipts of {gap} turns before turn {index} are not here"
-            _note(problems, ChainFault.MISSING, receipt, text)
-            continue
-        if receipt.head_before != before.receipt.head_after:
+        if receipt.previous is None:
+            fault, text = ChainFault.UNNAMED, f"turn {index} does not name the receipt before it"
+            if gap > 0:
+                fault, text = ChainFault.MISSING, f"{text}; others may lie between"
+            _note(problems, fault, receipt, text)
+        elif receipt.previous != before.digest:
+            named = receipt.previous in digests or gap == 0
+            fault = ChainFault.PREVIOUS if named else ChainFault.MISSING
+            text = (
+                f"turn {index} names another receipt than that of turn {before.receipt.turn_index}"
+            )
+            if not named:
+                text = f"the receipt that turn {index} names is not here"
+            _note(problems, fault, receipt, text)
+        if gap == 0 and receipt.head_before != before.receipt.head_after:
             text = f"turn {index} begins at another memory head than turn {index - 1} left"
             _note(problems, ChainFault.HEAD, receipt, text)
-        if receipt.previous is None:
-            text = f"turn {index} does not name the receipt of turn {index - 1}"
-            _note(problems, ChainFault.UNNAMED, receipt, text)
-        elif receipt.previous != before.digest:
-            text = f"turn {index} names another receipt than that of turn {index - 1}"
-            _note(problems, ChainFault.PREVIOUS, receipt, text)
 
 
 def _check_failed(

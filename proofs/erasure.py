@@ -1,5 +1,5 @@
-"""The receipt of an erasure: that an enclave forgot a thread. A CWT claims set (RFC 8392) in a
-COSE_Sign1 by the attested receipt key, of a type of its own.
+"""The receipt of an erasure: that an enclave forgot a thread, or records of one. A CWT claims set
+(RFC 8392) in a COSE_Sign1 by the attested receipt key, of a type of its own.
 
 | key | claim | value |
 |---|---|---|
@@ -9,10 +9,15 @@ COSE_Sign1 by the attested receipt key, of a type of its own.
 | -65541 | release digest | 32 bytes |
 | -65547 | digest of the receipt of the thread's last turn | 32 bytes or null |
 | -65550 | evidence epoch | integer |
-| -65551 | scope | `thread` |
+| -65551 | scope | `thread`, `records` or `rotation` |
 | -65552 | commitment to the thread's id | 32 bytes |
-| -65553 | memory head that was erased | 32 bytes or null |
+| -65553 | memory head before | 32 bytes or null |
 | -65554 | records that were erased | integer |
+| -65555 | memory head after; not of `thread`, which leaves none | 32 bytes |
+
+`thread`: all of it went. `records`: some went, and the thread goes on behind the head after.
+`rotation`: all of it went, after every kept record was sealed anew under another key; the head
+after is the new thread's.
 
 Keys that a turn's receipt has too mean the same here. Every key is there, no other is. The
 commitment is `proofs.receipt.commitment` under a salt that only the thread's owner and the enclave
@@ -51,12 +56,20 @@ _KEYS = {
     "head": -65553,
     "length": -65554,
 }
+_AFTER = -65555
 
 
 class Scope(StrEnum):
     """What was erased."""
 
     THREAD = "thread"
+    RECORDS = "records"
+    ROTATION = "rotation"
+
+    @property
+    def ends_thread(self) -> bool:
+        """Whether nothing is left under the thread's key."""
+        return self is not Scope.RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +84,10 @@ class Erasure:
         epoch: Evidence epoch that it ran in.
         scope: What was erased.
         thread: Salted commitment to the thread's id.
-        head: Memory head as the store had it, None where it held nothing that has one.
-        length: How many records the store held; 0 where there was nothing to erase.
+        head: Memory head before, as the store had it, None where it held nothing that has one.
+        length: How many records were erased; 0 where there was nothing to erase.
         previous: Digest of the receipt of the last turn, None where it is not to be had.
+        after: Memory head after it; None of a thread that was erased as a whole.
 
     Raises:
         UnreadableError: A value outside of these bounds.
@@ -89,6 +103,7 @@ class Erasure:
     head: bytes | None
     length: int
     previous: bytes | None
+    after: bytes | None = None
 
     def __post_init__(self) -> None:
         cbor.as_bytes(self.erasure_id, "the erasure id", size=16)
@@ -101,11 +116,16 @@ class Erasure:
             cbor.as_uint(getattr(self, name), f"the erasure's {name}")
         if type(self.scope) is not Scope:
             raise UnreadableError("the erasure's scope is none that this version knows.")
+        if self.scope is not Scope.THREAD:
+            cbor.as_bytes(self.after, "the erasure's after", size=32)
+        elif self.after is not None:
+            raise UnreadableError("the erasure of a thread has a head after it.")
 
     def encode(self) -> bytes:
         """The CWT claims set."""
         claims: dict[int, object] = {key: getattr(self, name) for name, key in _KEYS.items()}
-        return cbor.encode(claims | {_KEYS["scope"]: self.scope.value})
+        claims[_KEYS["scope"]] = self.scope.value
+        return cbor.encode(claims if self.after is None else {**claims, _AFTER: self.after})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +193,16 @@ def decode_erasure(data: bytes) -> SignedErasure:
     """
     message = cose.decode_sign1(data, TYPE)
     claims = cbor.decode(message.payload, what="the erasure's claims", limit=MAX_ERASURE)
-    if type(claims) is not dict or claims.keys() != set(_KEYS.values()):
+    if type(claims) is not dict or claims.keys() - {_AFTER} != set(_KEYS.values()):
         raise UnreadableError("the erasure has other claims than this version knows. Update it.")
+    if claims.get(_AFTER, b"") is None:
+        raise UnreadableError("the erasure says null of the head after it, instead of nothing.")
     fields = {name: claims[key] for name, key in _KEYS.items()}
     scope = fields.pop("scope")
     if type(scope) is not str or scope not in set(Scope):
         raise UnreadableError("the erasure's scope is none that this version knows. Update it.")
-    return SignedErasure(Erasure(scope=Scope(scope), **fields), data, message)
+    erasure = Erasure(scope=Scope(scope), after=claims.get(_AFTER), **fields)
+    return SignedErasure(erasure, data, message)
 
 
 def erasure_entry(data: bytes) -> bytes:

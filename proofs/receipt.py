@@ -65,7 +65,7 @@ class Receipt:
         response: Salted commitment to the response, as far as it went.
         head_before: Memory head that the turn began with, None in a new thread.
         head_after: Memory head that it left, None where nothing was stored.
-        turn_index: The turn's place in its thread, from 0.
+        turn_index: Index of the turn's record in its thread, from 0.
         previous: Digest of the thread's previous receipt, None for the first.
         sampling: Digest of the sampling parameters.
         outcome: How the turn ended.

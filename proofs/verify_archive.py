@@ -48,7 +48,7 @@ from proofs.chain import ChainFault, check_chain
 from proofs.checkpoint import parse_checkpoint
 from proofs.claims import Claims, decode_claims
 from proofs.disclosure import Disclosure, Later, Said
-from proofs.erasure import Erasure, decode_erasure, erasure_entry
+from proofs.erasure import Erasure, Scope, decode_erasure, erasure_entry
 from proofs.errors import RefusedError, UnreadableError
 from proofs.evidence.base import NO_COLLATERAL, Collateral
 from proofs.evidencecache import EvidenceCache
@@ -138,6 +138,10 @@ class _Verification:
         self._threads: list[Thread] = []
         self._open: tuple[int, list[tuple[bytes, Receipt]]] | None = None
         self._last: dict[int, tuple[bytes, Receipt]] = {}
+        # Threads that do not begin at their beginning, with the memory head at which they do; and
+        # heads at which a thread went on under a new key.
+        self._begun: list[tuple[bytes | None, str, str]] = []
+        self._carried_over: set[bytes | None] = set()
         self._recent: OrderedDict[bytes, BundleRecord] = OrderedDict()
         self._said: list[Turn] = []
         self._said_bytes = 0
@@ -198,6 +202,11 @@ class _Verification:
             elif isinstance(record, EntryRecord) and self._log is not None:
                 self._log.entry(record)
         self._close_thread()
+        # A thread begins behind others only where a rotation, which stands at the end, led to it.
+        for head, where, text in self._begun:
+            if head not in self._carried_over:
+                self._counts["gaps"] += 1
+                self._found.fail(5, where, "gap", text)
         self._check_unused()
         if self._log is not None:
             self._log.close()
@@ -340,19 +349,19 @@ class _Verification:
         number, receipts = self._open
         self._open = None
         gaps, contradictions, notes = [], [], []
-        incomplete = {ChainFault.MISSING}
-        if not self._reader.header.since:
-            incomplete.add(ChainFault.BEGINNING)
         for problem in check_chain(receipts):
             where, text = problem.receipt_id.hex(), f"thread {number}: {problem.text}"
             if problem.contradicts:
                 contradictions.append(problem.text)
                 self._found.fail(4, where, "chain", text)
-            elif problem.fault in incomplete:
+            elif problem.fault is ChainFault.MISSING:
                 gaps.append(problem.text)
                 self._found.fail(5, where, "gap", text)
             else:
                 notes.append(problem.text)
+                if problem.fault is ChainFault.BEGINNING and not self._reader.header.since:
+                    first = next(one for _, one in receipts if one.receipt_id.hex() == where)
+                    self._begun.append((first.head_before, where, text))
         self._counts["gaps"] += len(gaps)
         # A turn that failed is not of the thread, and no receipt names it.
         stored = [one for one in receipts if one[1].head_after != one[1].head_before]
@@ -393,13 +402,16 @@ class _Verification:
             self._found.fail(3, where, Subject.FRESHNESS, text)
             return
         self._counts["erasures_holding"] += 1
+        if stated.scope is Scope.ROTATION:
+            self._carried_over.add(stated.after)
 
     def _check_follows(self, where: str, thread: int, stated: Erasure) -> None:
         """(4), (5) Whether what was erased is what the thread's last receipt here left.
 
         Nulls say nothing: an enclave has not always the receipt before, nor a store the head.
         """
-        if thread not in self._last:
+        # A thread that lost some records only has turns after its erasure, too.
+        if thread not in self._last or not stated.scope.ends_thread:
             return
         digest, last = self._last[thread]
         other_head = stated.head not in (None, last.head_after)
@@ -410,7 +422,8 @@ class _Verification:
             )
             self._counts["gaps"] += 1
             self._found.fail(5, where, "gap", text)
-        elif other_head:
+        # Notes may lie behind the last turn; where nothing does, its head is the one that went.
+        elif other_head and stated.length <= last.turn_index + 1:
             text = f"it erased another memory head than turn {last.turn_index} left"
             self._found.fail(4, where, "chain", text)
 

@@ -72,8 +72,25 @@ BEGIN SELECT RAISE(ABORT, 'a verdict is never rewritten'); END;
 CREATE TRIGGER verdicts_are_not_deleted BEFORE DELETE ON verdicts
 BEGIN SELECT RAISE(ABORT, 'a verdict is never deleted'); END;
 """
+# Erasures of some records, and rotations; which places of the present thread were erased, by
+# whichever device; and the smallest number that a next thread may have.
+_MEMORY = """
+ALTER TABLE erasures ADD COLUMN scope TEXT NOT NULL DEFAULT 'thread';
+ALTER TABLE erasures ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+ALTER TABLE erasures ADD COLUMN target INTEGER;
+ALTER TABLE threads ADD COLUMN next INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE erased (
+    persona TEXT NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (persona, place)
+) STRICT;
+"""
+# Whose a published handle is, and the newest step of it that was seen and proven.
+_HANDLES = """
+CREATE TABLE handles (
+    handle TEXT PRIMARY KEY, key BLOB NOT NULL, number INTEGER NOT NULL, step BLOB NOT NULL
+) STRICT;
+"""
 # Steps from one form of the database to the next; `user_version` counts those that were taken.
-_MIGRATIONS = (_COMPLETIONS, _PROOFS)
+_MIGRATIONS = (_COMPLETIONS, _PROOFS, _MEMORY, _HANDLES)
 
 
 def open_database(folder: Path) -> sqlite3.Connection:

@@ -1,19 +1,23 @@
-"""Forgetting a whole thread: ask, verify the receipt of it, and forget here too."""
+"""Forgetting: ask an enclave to erase, verify the receipt of it, and forget here too."""
 
 from __future__ import annotations
 
 import base64
 import hmac
+import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel
+
 from memory.keys import ThreadKeys
-from proofs.erasure import Erasure, decode_erasure, thread_commitment
+from proofs.erasure import Erasure, Scope, decode_erasure, thread_commitment
 from proofs.errors import ProofError
 from runtime.client.carrier import StreamLostError
 from runtime.client.epochs import EpochBook
-from runtime.client.exchange import JSON_HEADERS, Secrets
+from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
 from runtime.client.home import DeviceHome
 from runtime.client.retrying import Retrying
 from runtime.client.rows import ErasureRow
@@ -21,6 +25,12 @@ from runtime.client.sealed import Call, LiveEnclave, SealedHttp, choose
 from runtime.enclave.api import FORGET_PATH, ForgetRequest
 from runtime.errors import SottoError
 from runtime.sealing import open_receipt
+
+log = logging.getLogger(__name__)
+
+MAX_STEPS = 64
+"""Threads that another device may have forgotten or rotated since this one looked."""
+THREAD_GONE = frozenset({"thread_forgotten", "thread_rotated"})
 
 
 class Forgetting:
@@ -39,11 +49,66 @@ class Forgetting:
 
     async def forget(self, persona: str) -> ErasureRow:
         """See `Device.forget`."""
+        for row in self._home.pending_erasures(persona):
+            if (row.thread, row.scope) == (self._home.thread(persona), Scope.ROTATION):
+                await self.abandon(row)
         row = self._home.begin_erasure(persona, os.urandom(16).hex(), int(time.time()))
-        keys = self._home.thread_keys(persona, row.thread)
         thread_key = self._home.thread_key(persona, row.thread)
         request = ForgetRequest(thread_key=thread_key, turn_id=row.request_id)
-        call = Call(b"POST", FORGET_PATH, JSON_HEADERS, request.model_dump_json().encode())
+        erasure, signed, _ = await self.erase(row, FORGET_PATH, request)
+        return self._home.finish_erasure(row, erasure.enclave.hex(), signed, erasure.time)
+
+    async def abandon(self, row: ErasureRow) -> None:
+        """Give up a rotation: what was written under the new key is erased, and no receipt kept.
+
+        Raises:
+            SottoError: Nobody could be asked.
+        """
+        thread = row.target if row.target is not None else row.thread + 1
+        keys = self._home.thread_keys(row.persona, thread)
+        request = ForgetRequest(
+            thread_key=self._home.thread_key(row.persona, thread), turn_id=os.urandom(16).hex()
+        )
+        retrying = Retrying()
+        while True:
+            try:
+                await (await self.send(keys, FORGET_PATH, request)).read_json()
+            except (StreamLostError, SottoError) as error:
+                await retrying.after(error)
+            else:
+                return self._home.abandon_erasure(row)
+            self.forget_enclaves()
+
+    def forget_enclaves(self) -> None:
+        """Ask anew before the next exchange: a restarted enclave has new keys."""
+        self._http.forget()
+
+    async def send(
+        self,
+        keys: ThreadKeys,
+        path: bytes,
+        request: BaseModel,
+        on_seal: Callable[[LiveEnclave, Secrets], None] = lambda enclave, secrets: None,
+    ) -> SealedResponse:
+        """One exchange about a thread, with the enclave that is likely to have it in its cache."""
+        body = request.model_dump_json(exclude_none=True).encode()
+        call = Call(b"POST", path, JSON_HEADERS, body)
+        return await self._http.request(
+            call, lambda enclaves: choose(enclaves, keys.thread_id), on_seal
+        )
+
+    async def erase(
+        self, row: ErasureRow, path: bytes, request: BaseModel
+    ) -> tuple[Erasure, bytes, dict[str, Any]]:
+        """Ask for an erasure until it is done.
+
+        Returns:
+            The erasure, verified; its receipt; and the whole answer.
+
+        Raises:
+            SottoError: Refused, the receipt does not hold, or the system stayed away for a minute.
+        """
+        keys = self._home.thread_keys(row.persona, row.thread)
         sealed_to: set[str] = set()
 
         def on_seal(enclave: LiveEnclave, _: Secrets) -> None:
@@ -54,16 +119,26 @@ class Forgetting:
         retrying = Retrying()
         while True:
             try:
-                response = await self._http.request(
-                    call, lambda enclaves: choose(enclaves, keys.thread_id), on_seal
-                )
-                signed = _opened(keys, row, await response.read_json())
-                erasure = await self._verified(signed, keys, row, sealed_to)
+                response = await self.send(keys, path, request, on_seal)
+                answer = await response.read_json()
+                signed = _opened(keys, row, answer)
+                return await self._verified(signed, keys, row, sealed_to), signed, answer
             except (StreamLostError, SottoError) as error:
                 await retrying.after(error)
-            else:
-                return self._home.finish_erasure(row, erasure.enclave.hex(), signed, erasure.time)
-            self._http.forget()
+            self.forget_enclaves()
+
+    def moved_on(self, persona: str, thread: int, error: SottoError) -> bool:
+        """Whether an error says that the thread of this number is gone for good, as another device
+        of this person wanted it; this device then goes on with the next one.
+
+        Where it was forgotten, and not only rotated, this device forgets what was said as well.
+        """
+        if error.code not in THREAD_GONE or not self._home.move_on(persona, thread):
+            return False
+        if error.code == "thread_forgotten":
+            self._home.forget_texts(persona, thread)
+        log.warning("%s", moved_line(persona, error.code))
+        return True
 
     async def _verified(
         self, signed: bytes, keys: ThreadKeys, row: ErasureRow, sealed_to: set[str]
@@ -80,7 +155,7 @@ class Forgetting:
             raise SottoError(str(error), code="receipt_mismatch") from error
         salt = keys.erasure_salt(erasure.erasure_id)
         thread = thread_commitment(salt, bytes.fromhex(keys.thread_id))
-        asked = erasure.erasure_id.hex() == row.receipt_id
+        asked = (erasure.erasure_id.hex(), erasure.scope) == (row.receipt_id, row.scope)
         if not asked or not hmac.compare_digest(erasure.thread, thread):
             raise SottoError(
                 "the erasure receipt is not of what was asked to be forgotten; do not rely on "
@@ -88,6 +163,12 @@ class Forgetting:
                 code="receipt_mismatch",
             )
         return erasure
+
+
+def moved_line(persona: str, code: str) -> str:
+    """What a person is told when this device goes on with the next thread."""
+    what = "forgotten" if code == "thread_forgotten" else "moved to a new key"
+    return f"the conversation with {persona} was {what} on another device; this one follows"
 
 
 def _opened(keys: ThreadKeys, row: ErasureRow, answer: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ import orjson
 
 from memory.keys import ThreadKeys, derive_thread_key
 from proofs.disclosure import Disclosure, Later, Said
+from proofs.erasure import Scope
+from proofs.receipt import decode_receipt
 from proofs.verdict import Verdict
 from runtime.client.database import open_database
-from runtime.client.rows import ErasureRow, ReceiptRow, Sealing, Told, VerdictRow
+from runtime.client.rows import ErasureRow, HandlePin, ReceiptRow, Sealing, Told, VerdictRow
 from runtime.errors import SetupError, SottoError
 
 _MASTER_BYTES = 32
@@ -30,7 +32,10 @@ _COLUMNS = (
     "receipt_id, turn_id, persona, enclave_id, time, outcome, commitments, receipt, proof, "
     "problem, seal_key, thread, persona_digest, cose"
 )
-_ERASURE = "receipt_id, request_id, persona, thread, time, enclave_id, receipt, proof, cose"
+_ERASURE = (
+    "receipt_id, request_id, persona, thread, time, enclave_id, receipt, proof, cose, scope, "
+    "asked, target"
+)
 
 
 class DeviceHome:
@@ -154,6 +159,24 @@ class DeviceHome:
         bundle, proof = rows[0]
         return bytes(bundle), str(proof)
 
+    def pins(self) -> list[HandlePin]:
+        """Published handles that this device has seen, by name."""
+        rows = self._execute("SELECT handle, key, number, step FROM handles ORDER BY handle")
+        return [HandlePin(*row) for row in rows]
+
+    def pin(self, handle: str) -> HandlePin | None:
+        """What this device has seen of a published handle."""
+        return next((one for one in self.pins() if one.handle == handle), None)
+
+    def keep_pin(self, pin: HandlePin) -> None:
+        """Remember a newer step of a handle; an older one than the one known is not taken."""
+        self._execute(
+            "INSERT INTO handles (handle, key, number, step) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET key = excluded.key, number = excluded.number, "
+            "step = excluded.step WHERE excluded.number > number",
+            astuple(pin),
+        )
+
     def expect_receipt(self, row: ReceiptRow, told: Told | None = None) -> None:
         """Note a finished turn whose receipt is on its way, and what was said in it.
 
@@ -170,7 +193,7 @@ class DeviceHome:
                 astuple(row),
             )
             # A turn that ends after its thread was forgotten leaves no text behind.
-            forgotten = row.turn_id and row.thread != self.thread(row.persona)
+            forgotten = row.turn_id and self._is_forgotten(row.persona, row.thread)
             if told is not None and not forgotten:
                 self._keep_told(row.receipt_id, told)
 
@@ -255,6 +278,11 @@ class DeviceHome:
             self._execute(
                 "DELETE FROM sealings WHERE receipt_id = ? AND number <> ?", (receipt_id, sealing)
             )
+            row = self.receipt(receipt_id)
+            erased = self._erased(row.persona) if row is not None and row.turn_id else ()
+            # A turn that was erased before its receipt came.
+            if erased and _place(receipt) in erased:
+                self._forget_said("(?)", (receipt_id,))
 
     def keep_proof(self, receipt_id: str, proof: str) -> None:
         """Keep a verified inclusion proof: the receipt is settled."""
@@ -289,56 +317,199 @@ class DeviceHome:
         )
         return ReceiptRow(*rows[0]) if rows else None
 
-    def begin_erasure(self, persona: str, request_id: str, now: int) -> ErasureRow:
-        """Note that the present thread with a persona is to be forgotten.
+    def begin_erasure(
+        self,
+        persona: str,
+        request_id: str,
+        now: int,
+        *,
+        scope: Scope = Scope.THREAD,
+        asked: str = "",
+    ) -> ErasureRow:
+        """Note that the present thread with a persona, or some of it, is to be forgotten.
 
-        Where that was begun before and not brought to its end, it is the same erasure again.
+        Where that was begun before and not brought to its end, it is the same erasure again. A
+        rotation gets a number for the thread that goes on, which nothing else gets.
+
+        Raises:
+            SottoError: A rotation that was begun for something else is not at its end (code
+                `rotation_pending`).
         """
-        thread = self.thread(persona)
         with self._transaction():
-            for row in self.erasures():
-                if (row.persona, row.thread) == (persona, thread) and row.receipt is None:
+            thread = self.thread(persona)
+            for row in self.pending_erasures(persona):
+                if (row.thread, row.scope) != (thread, scope):
+                    continue
+                if row.asked == asked:
                     return row
+                if scope is Scope.ROTATION:
+                    raise SottoError(
+                        "another import or rotation of this conversation is not at its end",
+                        code="rotation_pending",
+                    )
             keys = self.thread_keys(persona, thread)
             receipt_id = keys.erasure_id(bytes.fromhex(request_id)).hex()
-            row = ErasureRow(receipt_id, request_id, persona, thread, now)
+            target = self._reserve(persona, thread) if scope is Scope.ROTATION else None
+            row = ErasureRow(
+                receipt_id,
+                request_id,
+                persona,
+                thread,
+                now,
+                scope=scope,
+                asked=asked,
+                target=target,
+            )
+            marks = ",".join("?" * len(_ERASURE.split(",")))
             self._execute(
-                f"INSERT INTO erasures ({_ERASURE}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT INTO erasures ({_ERASURE}) VALUES ({marks})",  # noqa: S608 - constants
                 astuple(row),
             )
         return row
 
-    def finish_erasure(
-        self, row: ErasureRow, enclave_id: str, receipt: bytes, erased_at: int
-    ) -> ErasureRow:
-        """Keep a verified erasure receipt, forget what was said, and begin the next thread.
-
-        Receipts stay, with commitments that nobody can open any more. Of completions with the
-        persona, which belong to no thread, the text is forgotten as well.
-        """
-        of_thread = (
-            "(SELECT receipt_id FROM receipts WHERE persona = ? AND (thread = ? OR turn_id = ''))"
+    def _reserve(self, persona: str, thread: int) -> int:
+        """A thread's number that was never given."""
+        rows = self._execute("SELECT next FROM threads WHERE persona = ?", (persona,))
+        target = max(thread + 1, int(rows[0][0]) if rows else 0)
+        self._execute(
+            "INSERT INTO threads (persona, position, thread, next) VALUES (?, '', ?, ?) "
+            "ON CONFLICT DO UPDATE SET next = excluded.next",
+            (persona, thread, target + 1),
         )
+        return target
+
+    def abandon_erasure(self, row: ErasureRow) -> None:
+        """Forget that an erasure was begun. A number that a rotation had is not given again."""
+        self._execute(
+            "DELETE FROM erasures WHERE receipt_id = ? AND receipt IS NULL", (row.receipt_id,)
+        )
+
+    def finish_erasure(
+        self,
+        row: ErasureRow,
+        enclave_id: str,
+        receipt: bytes,
+        erased_at: int,
+        *,
+        position: str = "",
+        places: Iterable[int] = (),
+    ) -> ErasureRow:
+        """Keep a verified erasure receipt, and forget here what was forgotten there.
+
+        Of a thread: what was said in it, and the next one begins. Of records: what was said in the
+        turns at `places`. After a rotation nothing is forgotten, and the thread goes on under its
+        new number at `position`. Receipts stay, with commitments that nobody can open any more.
+        """
         with self._transaction():
             self._execute(
                 "UPDATE erasures SET receipt = ?, enclave_id = ?, time = ? WHERE receipt_id = ?",
                 (receipt, enclave_id, erased_at, row.receipt_id),
             )
-            for table in ("said", "sealings"):
-                self._execute(
-                    f"DELETE FROM {table} WHERE receipt_id IN {of_thread}",  # noqa: S608
-                    (row.persona, row.thread),
-                )
-            self._execute(
-                "INSERT INTO threads (persona, position, thread) VALUES (?, '', ?) "
-                "ON CONFLICT DO UPDATE SET position = '', thread = excluded.thread "
-                "WHERE excluded.thread > thread",
-                (row.persona, row.thread + 1),
+            match Scope(row.scope):
+                case Scope.THREAD:
+                    self._forget_texts(row.persona, row.thread)
+                    self._go_to(row.persona, self._reserve(row.persona, row.thread), "")
+                case Scope.ROTATION:
+                    self._go_to(row.persona, row.target or row.thread + 1, position)
+                case Scope.RECORDS:
+                    self._note_erased(row.persona, row.thread, places)
+        self._checkpoint()
+        return replace(row, enclave_id=enclave_id, receipt=receipt, time=erased_at)
+
+    def _go_to(self, persona: str, thread: int, position: str) -> None:
+        """Go on with the thread of this number; never with an earlier one."""
+        self._execute(
+            "INSERT INTO threads (persona, position, thread) VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET position = excluded.position, thread = excluded.thread "
+            "WHERE excluded.thread > thread",
+            (persona, position, thread),
+        )
+
+    def move_on(self, persona: str, thread: int) -> bool:
+        """Another device of this person forgot the thread of this number, or rotated its key: go on
+        with the next one. False where this device is about to do so itself, or has done it.
+        """
+        with self._transaction():
+            begun = any(
+                (row.thread, row.scope) == (thread, Scope.THREAD)
+                for row in self.pending_erasures(persona)
             )
+            if begun or self.thread(persona) != thread:
+                return False
+            self._go_to(persona, thread + 1, "")
+        return True
+
+    def forget_texts(self, persona: str, thread: int) -> None:
+        """Forget what was said in the threads with a persona up to this number."""
+        with self._transaction():
+            self._forget_texts(persona, thread)
+        self._checkpoint()
+
+    def _forget_texts(self, persona: str, thread: int) -> None:
+        # Threads before it were forgotten, or rotated into it. Of completions with the persona,
+        # which belong to no thread, the text goes as well.
+        self._forget_said(
+            "(SELECT receipt_id FROM receipts WHERE persona = ? AND (thread <= ? OR turn_id = ''))",
+            (persona, thread),
+        )
+        self._execute("DELETE FROM erased WHERE persona = ?", (persona,))
+
+    def _forget_said(self, chosen: str, values: tuple[object, ...]) -> None:
+        for table in ("said", "sealings"):
+            self._execute(
+                f"DELETE FROM {table} WHERE receipt_id IN {chosen}",  # noqa: S608 - constants
+                values,
+            )
+
+    def note_erased(self, persona: str, thread: int, places: Iterable[int]) -> int:
+        """Forget what was said in the turns at these places of a thread, also of those whose
+        receipt comes later; how many texts went.
+        """
+        with self._transaction():
+            forgotten = self._note_erased(persona, thread, places)
+        if forgotten:
+            self._checkpoint()
+        return forgotten
+
+    def _note_erased(self, persona: str, thread: int, places: Iterable[int]) -> int:
+        new = set(places) - self._erased(persona)
+        for place in new:
+            self._execute("INSERT INTO erased VALUES (?, ?)", (persona, place))
+        rows = self._execute(
+            "SELECT receipt_id, receipt FROM receipts JOIN said USING (receipt_id) "
+            "WHERE persona = ? AND thread <= ? AND turn_id <> '' AND receipt IS NOT NULL",
+            (persona, thread if new else -1),
+        )
+        gone = [one for one, receipt in rows if _place(receipt) in new]
+        for receipt_id in gone:
+            self._forget_said("(?)", (receipt_id,))
+        return len(gone)
+
+    def _erased(self, persona: str) -> set[int]:
+        """Places of the present thread that were erased; a rotation leaves each where it was."""
+        rows = self._execute("SELECT place FROM erased WHERE persona = ?", (persona,))
+        return {int(place) for (place,) in rows}
+
+    def _is_forgotten(self, persona: str, thread: int) -> bool:
+        """Whether what was said in a thread is not in the present one."""
+        rotated = {
+            row.thread: row.target
+            for row in self.erasures()
+            if row.persona == persona and row.scope == Scope.ROTATION and row.receipt is not None
+        }
+        present = self.thread(persona)
+        while thread < present and (target := rotated.get(thread)) is not None:
+            thread = target
+        return thread != present
+
+    def _checkpoint(self) -> None:
         # Or the text would stay in the journal for a while. Another program that reads the
         # database now delays it, and its own end does it then.
         self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return replace(row, enclave_id=enclave_id, receipt=receipt, time=erased_at)
+
+    def pending_erasures(self, persona: str) -> list[ErasureRow]:
+        """Erasures that were begun with a persona and have no receipt yet, oldest first."""
+        return [row for row in self.erasures() if row.persona == persona and row.receipt is None]
 
     def keep_erasure_proof(self, receipt_id: str, proof: str) -> None:
         """Keep the verified inclusion proof of an erasure's receipt: it is settled."""
@@ -392,6 +563,11 @@ class DeviceHome:
         return [
             VerdictRow(one, at, policy, bool(holds), told) for one, at, policy, holds, told in rows
         ]
+
+
+def _place(receipt: bytes) -> int:
+    """Where a receipt's turn stands in its thread."""
+    return decode_receipt(receipt).unverified.turn_index
 
 
 def _load_or_make(path: Path) -> bytes:

@@ -93,6 +93,10 @@ class ErasureRow:
         enclave_id: Who signed; None before.
         receipt: COSE_Sign1, verified when it came; None before.
         proof, cose: As in `ReceiptRow`.
+        scope: See `proofs.erasure.Scope`.
+        asked: Of records: what was asked, as JSON. Of a rotation: digest of the file that is
+            imported with it, in hex, empty without one.
+        target: Of a rotation: number of the thread that goes on; else None.
     """
 
     receipt_id: str
@@ -104,6 +108,9 @@ class ErasureRow:
     receipt: bytes | None = None
     proof: str | None = None
     cose: bytes | None = None
+    scope: str = "thread"
+    asked: str = ""
+    target: int | None = None
 
     @property
     def status(self) -> str:
@@ -135,3 +142,20 @@ class VerdictRow:
         told = orjson.loads(self.verdicts)
         kept = tuple((one["name"], one["status"], tuple(one["codes"])) for one in told)
         return self.policy, self.holds, kept
+
+
+@dataclass(frozen=True, slots=True)
+class HandlePin:
+    """What a device remembers of a published handle.
+
+    Attributes:
+        handle: Whose.
+        key: The Ed25519 public key that owned it then, 32 bytes.
+        number: Of the newest step that was seen.
+        step: Digest of that step, 32 bytes.
+    """
+
+    handle: str
+    key: bytes
+    number: int
+    step: bytes

@@ -10,17 +10,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from personas.digest import persona_digest
-from personas.errors import PersonaError
-from personas.library import load_library
-from personas.model import Persona
+from personas.authorship import fingerprint
 from proofs.policy import Policy
-from runtime.client.device import Device
+from runtime.client.device import Device, TurnOptions
 from runtime.client.home import DeviceHome
+from runtime.client.registry import Resolved, resolve
 from runtime.client.sealed import LiveEnclave
 from runtime.commands.common import (
     SIMULATED_LINE,
@@ -35,6 +34,7 @@ from runtime.commands.common import (
     print_json,
     say,
 )
+from runtime.commands.memory import show_why, table
 from runtime.errors import Exit, SottoError
 
 T = TypeVar("T")
@@ -46,7 +46,11 @@ _LAST_RECEIPTS_S = 3.0
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("chat", help="talk to a persona")
-    parser.add_argument("persona", help="a persona's handle; `sotto personas` lists them")
+    parser.add_argument(
+        "persona",
+        help="a persona's handle; `sotto personas` lists those that come with Sottovoce. "
+        "HANDLE@FINGERPRINT talks to it only where that key has published it",
+    )
     parser.add_argument("--message", help="do one turn with this text and end")
     parser.add_argument("--json", action="store_true", help="with --message: print JSON")
     parser.add_argument(
@@ -64,30 +68,27 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.json and args.message is None:
         raise SottoError("--json needs --message TEXT", exit_code=Exit.USAGE)
-    try:
-        persona = load_library().get(args.persona)
-    except PersonaError as error:
-        raise SottoError(str(error), code="persona_unknown", exit_code=Exit.USAGE) from None
     policy, _ = load_policy(args)
     folder = home_folder(args)
     if args.message is None:
-        return _Conversation(folder, policy, persona, args).run()
+        return _Conversation(folder, policy, args).run()
     home = DeviceHome(folder)
     try:
         device = Device(home, policy, carrier(args), shaping=args.shaping)
-        return asyncio.run(_one_turn(args, device, persona))
+        return asyncio.run(_one_turn(args, device, home))
     finally:
         home.close()
 
 
-async def _one_turn(args: argparse.Namespace, device: Device, persona: Persona) -> int:
-    result = _OneTurn(args, persona)
+async def _one_turn(args: argparse.Namespace, device: Device, home: DeviceHome) -> int:
     async with device:
+        found = await resolve(device, home, args.persona)
+        result = _OneTurn(args, found)
         simulated = (await device.enclaves())[0].attested.simulated
         result.fields["simulated"] = simulated
         if simulated and not args.json:
             sys.stderr.write(SIMULATED_LINE + "\n")
-        async for event in device.turn(persona, args.message):
+        async for event in device.turn(found.reference, args.message):
             result.take(event)
         code = result.end()
         await device.drained()
@@ -97,13 +98,13 @@ async def _one_turn(args: argparse.Namespace, device: Device, persona: Persona) 
 class _OneTurn:
     """Collects one turn's events into what `--json` prints, or shows them as they come."""
 
-    def __init__(self, args: argparse.Namespace, persona: Persona) -> None:
+    def __init__(self, args: argparse.Namespace, found: Resolved) -> None:
         self._args = args
         self._started = time.monotonic()
         self.fields: dict[str, Any] = {
             "text": "",
             "ttft_ms": None,
-            "persona": {"handle": persona.handle, "digest": persona_digest(persona).hex()},
+            "persona": found.reference.model_dump(),
         }
 
     def take(self, event: dict[str, Any]) -> None:
@@ -124,6 +125,9 @@ class _OneTurn:
                 fields["text"] = ""
                 if not quiet:
                     say("\n[the enclave restarted and answers anew]")
+            case "thread.moved":
+                fields["moved"] = event["reason"]
+                sys.stderr.write(event["message"] + "\n")
             case "response.completed" | "response.cancelled" | "response.failed" as kind:
                 fields["outcome"] = kind.removeprefix("response.")
                 fields |= {key: event[key] for key in ("turn_id", "receipt_id")}
@@ -161,6 +165,12 @@ def show(event: dict[str, Any]) -> None:
         say(dim(plain(f"[{message['role']}] {message['content']}")))
 
 
+def _one_ref(rest: str, command: str) -> str:
+    if not rest or " " in rest:
+        raise SottoError(f"say which: {command} REF; /memory lists them")
+    return rest
+
+
 async def _leave() -> None:
     """End what Ctrl-C has left running."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -176,16 +186,16 @@ class _Conversation:
     receipt can arrive while somebody thinks about what to say.
     """
 
-    def __init__(
-        self, folder: Path, policy: Policy, persona: Persona, args: argparse.Namespace
-    ) -> None:
+    def __init__(self, folder: Path, policy: Policy, args: argparse.Namespace) -> None:
         self._home_folder = folder
         self._policy = policy
-        self._persona = persona
         self._args = args
+        self._found: Resolved
         self._loop = asyncio.new_event_loop()
         self._notice: str | None = None
         self._turns: list[str] = []
+        # What was said since incognito was turned on; None while it is off. Kept here alone.
+        self._unkept: list[tuple[str, str]] | None = None
 
     def run(self) -> int:
         """Talk until end of input or Ctrl-C at the prompt."""
@@ -194,8 +204,9 @@ class _Conversation:
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         try:
-            device = self._call(self._connect())
+            device, home = self._call(self._connect())
             try:
+                self._found = self._call(resolve(device, home, self._args.persona))
                 self._greet(self._call(device.enclaves()))
                 self._talk(device)
                 self._say_goodbye(device)
@@ -210,31 +221,111 @@ class _Conversation:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _connect(self) -> Device:
+    async def _connect(self) -> tuple[Device, DeviceHome]:
         # A database belongs to the thread that opens it, so the loop's thread opens its own.
         home, args = DeviceHome(self._home_folder), self._args
         device = Device(home, self._policy, carrier(args), shaping=args.shaping)
-        return await device.__aenter__()
+        return await device.__aenter__(), home
 
     def _greet(self, enclaves: list[LiveEnclave]) -> None:
         claims = enclaves[0].attested.claims
-        say(f"{self._persona.name}: {self._persona.tagline}")
+        listing, persona = self._found.listing, self._found.persona
+        say(f"{listing.name}: {listing.tagline}")
+        if listing.key:
+            shown = "private, " if listing.private else ""
+            say(dim(f"{shown}published by the key {fingerprint(listing.key)}"))
         say(dim(f"{claims.engine} · {claims.model} · sealed on this device"))
         if enclaves[0].attested.simulated:
             say(dim(SIMULATED_LINE))
         say(dim("Ctrl-C stops a reply; Ctrl-C or Ctrl-D at the prompt ends the chat."))
-        say(f"\n{self._persona.name}> {self._persona.greeting}")
+        say(dim("/help lists what else can be done here."))
+        if persona is not None and persona.greeting:
+            say(f"\n{listing.name}> {persona.greeting}")
 
     def _talk(self, device: Device) -> None:
         while True:
             try:
-                message = input("\nyou> ").strip()
+                message = input(self._prompt()).strip()
             except (EOFError, KeyboardInterrupt):
                 say()
                 return
-            if message:
-                say(f"\n{self._persona.name}> ", end="")
-                self._reply(device, message)
+            if message.startswith("/") and not message.startswith("//"):
+                self._command(device, message)
+            elif message:
+                say(f"\n{self._found.listing.name}> ", end="")
+                # Two slashes say one: a message may begin with it, too.
+                self._reply(device, message[1:] if message.startswith("//") else message)
+
+    def _prompt(self) -> str:
+        return "\nyou> " if self._unkept is None else "\nyou (incognito)> "
+
+    def _command(self, device: Device, line: str) -> None:
+        """What begins with a slash: about memory, and not for the persona."""
+        word, _, rest = line[1:].partition(" ")
+        command = _COMMANDS.get(word)
+        if command is None:
+            say(f"[there is no /{plain(word)}; /help lists what there is]")
+            return
+        try:
+            command.act(self, device, rest.strip())
+        except KeyboardInterrupt:
+            say()
+        except SottoError as error:
+            say(f"[{plain(str(error))}]")
+
+    def _help(self, device: Device, rest: str) -> None:
+        del device, rest
+        for word, command in _COMMANDS.items():
+            say(f"/{word + ' ' + command.takes:<22} {command.text}")
+        say(f"{'//...':<23} say something that begins with a slash")
+
+    def _memory(self, device: Device, rest: str) -> None:
+        memories, handle = device.memories, self._found.reference.handle
+        asked = memories.search(handle, rest) if rest else memories.page(handle, kinds=["fact"])
+        found = self._call(asked)
+        table(found["memories"])
+        if not found["memories"]:
+            say("[nothing is remembered that fits]" if rest else "[no facts are remembered yet]")
+        elif found.get("next"):
+            say(dim(f"{found['total']} in all: sotto memory list {handle}"))
+
+    def _why(self, device: Device, rest: str) -> None:
+        show_why(self._call(device.memories.why(self._found.reference.handle, rest or None)))
+
+    def _pin(self, device: Device, rest: str) -> None:
+        answer = self._call(
+            device.memories.pin(self._found.reference.handle, _one_ref(rest, "/pin"))
+        )
+        say(f"[{answer['memory']['ref']} stays in every prompt now]")
+
+    def _forget(self, device: Device, rest: str) -> None:
+        memories, handle = device.memories, self._found.reference.handle
+        refs = rest.split()
+        if not refs:
+            raise SottoError("say which: /forget REF; /memory lists them")
+        plan = self._call(memories.plan(handle, refs))
+        say("This goes:")
+        table(plan["would"])
+        try:
+            answer = input("Nothing brings it back. Type yes: ").strip()
+        except EOFError:
+            answer = ""
+        if answer != "yes":
+            say("[nothing was forgotten]")
+            return
+        row = self._call(memories.forget(handle, refs))
+        say(f"[forgotten; receipt {row.receipt_id}]")
+
+    def _incognito(self, device: Device, rest: str) -> None:
+        del device
+        if rest not in ("on", "off"):
+            raise SottoError("say /incognito on, or /incognito off")
+        if rest == "on":
+            self._unkept = self._unkept or []
+            say("[incognito: what is said from here on is not remembered]")
+        else:
+            self._unkept = None
+            say("[what was said incognito is gone; from here on it is remembered again]")
 
     def _reply(self, device: Device, message: str) -> None:
         """Show one reply as it comes; Ctrl-C stops it, and once more the waiting for its end."""
@@ -270,7 +361,7 @@ class _Conversation:
 
     async def _stop(self, device: Device, turn_id: str, events: _Events) -> None:
         try:
-            await device.cancel(self._persona, turn_id)
+            await device.cancel(self._found.reference, turn_id)
         except Exception as error:  # as in `_turn`
             events.put(error)
 
@@ -286,18 +377,34 @@ class _Conversation:
                 say(plain(event["delta"]), end="")
             case "response.restarted":
                 say("\n[the enclave restarted and answers anew]")
+            case "thread.moved":
+                say(dim(f"[{event['message']}]"))
             case "response.completed":
-                self._turns.append(event["receipt_id"])
+                self._answered(event)
                 say()
             case "response.cancelled":
-                self._turns.append(event["receipt_id"])
+                self._answered(event)
                 say(dim(" [stopped]"))
             case "response.failed":
                 say(f"[{event['error']['message']}]")
 
+    def _answered(self, event: dict[str, Any]) -> None:
+        if self._unkept is None:
+            self._turns.append(event["receipt_id"])
+
     async def _turn(self, device: Device, message: str, events: _Events) -> None:
+        said = self._unkept
+        options = TurnOptions(incognito=None if said is None else tuple(said))
+        reply = ""
         try:
-            async for event in device.turn(self._persona, message):
+            async for event in device.turn(self._found.reference, message, options=options):
+                match event["type"]:
+                    case "response.output_text.delta":
+                        reply += event["delta"]
+                    case "response.restarted":
+                        reply = ""
+                    case "response.completed" | "response.cancelled" if said is not None:
+                        said.append((message, reply))
                 events.put(event)
             events.put(None)
         except Exception as error:  # handed to the thread that shows it
@@ -316,3 +423,28 @@ class _Conversation:
             say(dim(f"{settled} of {len(states)} receipts settled; `sotto receipts` lists them."))
         if refused := states.count("refused"):
             say(f"{refused} receipts were REFUSED: see `sotto receipts`.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One thing that can be done besides talking.
+
+    Attributes:
+        takes: What stands behind the word.
+        text: What it does, for /help.
+        act: Does it.
+    """
+
+    takes: str
+    text: str
+    act: Callable[[_Conversation, Device, str], None]
+
+
+_COMMANDS = {
+    "memory": _Command("[WORDS]", "list the facts, or find memories", _Conversation._memory),
+    "why": _Command("[REF]", "what stood in the prompt of the last turn", _Conversation._why),
+    "pin": _Command("REF", "keep a memory in every prompt", _Conversation._pin),
+    "forget": _Command("REF...", "have memories erased", _Conversation._forget),
+    "incognito": _Command("on|off", "say things that leave no trace", _Conversation._incognito),
+    "help": _Command("", "this list", _Conversation._help),
+}

@@ -142,7 +142,7 @@ def _list(args: argparse.Namespace, home: DeviceHome) -> int:
         if row.problem:
             say(f"    {plain(row.problem)}")
     for erasure in erasures:
-        say(_line(erasure, "forgotten"))
+        say(_line(erasure, "rotated" if erasure.scope == "rotation" else "forgotten"))
     return _outcome(rows)
 
 

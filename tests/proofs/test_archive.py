@@ -24,7 +24,7 @@ from proofs.archive import (
 )
 from proofs.archive_report import MAX_FINDINGS, ArchiveReport
 from proofs.bundle import bundle_entry, make_bundle
-from proofs.erasure import decode_erasure, erasure_entry, sign_erasure
+from proofs.erasure import Scope, decode_erasure, erasure_entry, sign_erasure
 from proofs.errors import UnreadableError
 from proofs.policy import Policy
 from proofs.receipt import Outcome, decode_receipt, receipt_entry, sign_receipt
@@ -218,6 +218,11 @@ def _erased(story: Conversation, **changes: object) -> list[Record]:
         ({"head": b"x" * 32, "previous": None}, {5}),
         ({"head": None, "length": 0, "previous": None}, set()),
         ({"previous": None}, set()),
+        # Notes behind the last turn went as well.
+        ({"head": b"x" * 32, "length": 99}, set()),
+        # The thread went on behind an erasure of some records.
+        ({"head": b"x" * 32, "scope": Scope.RECORDS, "after": b"y" * 32}, set()),
+        ({"head": b"x" * 32, "scope": Scope.ROTATION, "after": b"y" * 32}, {4}),
     ],
 )
 def test_an_erasure_is_of_the_thread_beside_which_it_stands(

@@ -99,11 +99,25 @@ def test_what_is_missing_contradicts_nothing() -> None:
         whole[2][1].receipt_id,
         whole[5][1].receipt_id,
     ]
-    assert "2 turns" in problems[1].text
-    unnamed = [whole[0], link(1, None)]
-    problems += check_chain(unnamed)
+    assert "not here" in problems[1].text
+    problems += check_chain([whole[0], link(1, None)])
     assert problems[-1].fault is ChainFault.UNNAMED
+    problems += check_chain([whole[0], link(4, None)])
+    assert problems[-1].fault is ChainFault.MISSING
     assert not any(problem.contradicts for problem in problems)
+
+
+def test_notes_between_two_turns_are_no_hole() -> None:
+    """Records that are no turns leave no receipts: the names of receipts tell what follows what."""
+    links: list[Link] = []
+    for index in (0, 2, 3, 9):
+        previous = hashlib.sha256(links[-1][0]).digest() if links else None
+        links.append(link(index, previous))
+    assert check_chain(links) == []
+    skipped = again(links[3], previous=hashlib.sha256(links[1][0]).digest())
+    (problem,) = check_chain([*links[:3], skipped])
+    assert problem.fault is ChainFault.PREVIOUS
+    assert problem.contradicts
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,12 @@ def an_erasure(**changes: object) -> Erasure:
 
 def test_it_says_what_was_signed() -> None:
     """Whatever is optional is there or null."""
-    for one in (an_erasure(), an_erasure(head=None, length=0, previous=None)):
+    for one in (
+        an_erasure(),
+        an_erasure(head=None, length=0, previous=None),
+        an_erasure(scope=Scope.RECORDS, after=b"a" * 32),
+        an_erasure(scope=Scope.ROTATION, after=b"a" * 32, previous=None),
+    ):
         signed = sign_erasure(one, RECEIPT_KEY)
         decoded = decode_erasure(signed)
         assert decoded.encoded == signed
@@ -84,6 +89,29 @@ def test_claims_that_are_missing_or_more_are_unreadable() -> None:
         {**encoded, -65554: -1},
         {**encoded, 7: b"short"},
         {**encoded, -65553: b"short"},
+    ):
+        data = cose.sign1(cbor2.dumps(changed, canonical=True), RECEIPT_KEY, TYPE)
+        with pytest.raises(UnreadableError):
+            decode_erasure(data)
+
+
+def test_only_what_leaves_a_head_names_one() -> None:
+    """A thread that is gone has none after it; records and rotations leave one, never null."""
+    for changes in (
+        {"scope": Scope.THREAD, "after": b"a" * 32},
+        {"scope": Scope.RECORDS},
+        {"scope": Scope.ROTATION, "after": None},
+        {"scope": Scope.RECORDS, "after": b"short"},
+    ):
+        with pytest.raises(UnreadableError):
+            an_erasure(**changes)
+    thread = cbor2.loads(an_erasure().encode())
+    records = cbor2.loads(an_erasure(scope=Scope.RECORDS, after=b"a" * 32).encode())
+    for changed in (
+        {**thread, -65555: None},
+        {**records, -65555: None},
+        {key: value for key, value in records.items() if key != -65555},
+        {**records, -65551: "thread"},
     ):
         data = cose.sign1(cbor2.dumps(changed, canonical=True), RECEIPT_KEY, TYPE)
         with pytest.raises(UnreadableError):

@@ -59,6 +59,36 @@ def _judge(data: bytes, policy: Policy) -> ArchiveReport:
     )
 
 
+async def test_a_thread_is_followed_over_erasures_and_rotations(
+    world: World, enclave: Enclave, home: DeviceHome
+) -> None:
+    """Some records forgotten, the key rotated, more turns: whole, and not without the rotation."""
+    policy = world.policy()
+    async with relay(enclave) as url, Device(home, policy, RelayCarrier([url])) as device:
+        await _talk(device, "one", "two")
+        await enclave.remembering.settled()
+        rows = [
+            await device.memories.forget("wren", ["m0"]),
+            await device.memories.rotate("wren"),
+        ]
+        await _talk(device, "three", "four")
+        for row in rows:
+            await device.wait_erased(row.receipt_id, 20)
+    parts: list[bytes] = []
+    wanted = Wanted(Kind.CONVERSATION, int(time.time()), with_text=True)
+    assert export_home(home, wanted, parts.append).textless == 1
+    report = _judge(b"".join(parts), policy)
+    assert report.holds, report.findings
+    assert report.complete
+    assert (report.counts["threads"], report.counts["erasures_holding"]) == (2, 2)
+
+    home._execute("DELETE FROM erasures WHERE scope = 'rotation'")
+    parts.clear()
+    export_home(home, wanted, parts.append)
+    report = _judge(b"".join(parts), policy)
+    assert (report.holds, report.complete, report.only_gaps) == (False, False, True)
+
+
 async def test_a_life_of_a_device_is_accounted_for(
     world: World, enclave: Enclave, home: DeviceHome
 ) -> None:
