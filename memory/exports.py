@@ -359,7 +359,8 @@ def to_markdown(records: Iterable[tuple[int, Record | None]]) -> str:
     summaries = [(at, one) for at, one in records if isinstance(one, Summary)]
     lines = [_TITLE, "", _FACTS, ""]
     for ref, fact in known.items():
-        if ref not in until:
+        # What is nothing but spaces makes no line.
+        if ref not in until and fact.text.strip():
             pinned = ", pinned" if pins.get(ref, fact.pinned) else ""
             about = f", about {fact.about}" if _KEY.fullmatch(fact.about) else ""
             how = f"since {_stamp(fact.since)}, importance {fact.importance}{about}{pinned}"

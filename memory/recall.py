@@ -1,8 +1,9 @@
 """What of a thread goes back into the prompt: the newest turns, and what fits the new message.
 
-Ranking: cosine of embeddings and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as
-texts are short), each between 0 and 1, weighted; then gently by importance and age. What was
-superseded comes back only beside what superseded it, and says until when it held.
+Ranking: cosine of embeddings, less what all of a thread's have in common (Mu and Viswanath, "All-but-
+the-Top", 2018), and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as texts are short),
+each between 0 and 1, weighted; then gently by importance and age. What was superseded comes back
+only beside what superseded it, and says until when it held.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,14 +30,15 @@ _CANDIDATES: Final = 128  # of the best, how many are tried for the budget
 _LENGTH_WEIGHT: Final = 0.4  # BM25's b: short texts all
 _FACT_LENGTH: Final = 0.3  # of the mean, at most
 _WORDS_WEIGHT: Final = 0.25
-_COSINE_FROM, _COSINE_TO = 0.0, 0.7  # what two texts have that share nothing, and nearly all
+_NEARLY_SAME: Final = 0.7  # cosine, of few texts whose common part is not known
+_COMMON_FROM: Final = 32  # embeddings that tell what they have in common
 _IMPORTANCE_WEIGHT: Final = 0.15
 _RECENCY_WEIGHT: Final = 0.1
 _RECENCY_DAYS: Final = 30
 _RECENT_DAYS: Final = 60  # of which a day and a month are enough to name one
 _FACT_BONUS: Final = 0.05
 _OUTDATED: Final = 0.8  # what was superseded is worth less than what holds
-_FLOOR: Final = 0.02  # below, a memory has nothing to do with the message
+_FLOOR: Final = 0.1  # below, a memory has nothing to do with the message
 _LONGEST_CHAIN: Final = 64
 _MONTHS: Final = (
     "Jan",
@@ -158,12 +160,27 @@ def _relevance(items: Items, query: Query, model: bytes) -> Scores:
     rows, vector = items.rows, query.vector
     if vector is None or query.model != model or vector.shape != (items.dim,):
         return by_words
-    norms = np.where(rows["norm"] > 0, rows["norm"], 1)
-    cosine = (items.vectors.astype(np.float32) @ vector) / norms
-    near = np.clip((cosine - _COSINE_FROM) / (_COSINE_TO - _COSINE_FROM), 0, 1)
+    near = _nearness(items, vector)
     both = _WORDS_WEIGHT * by_words + (1 - _WORDS_WEIGHT) * near
     # What was not embedded yet is found by its words.
     return np.where(rows["norm"] > 0, both, by_words)
+
+
+def _nearness(items: Items, vector: Vector) -> Scores:
+    """Return the cosine with each row's embedding, from 0 to 1; of many rows, less their mean."""
+    norms = items.rows["norm"].astype(np.float64)
+    embedded = np.count_nonzero(norms)
+    inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+    vectors = items.vectors.astype(np.float32)
+    if embedded < _COMMON_FROM:
+        return np.asarray(np.clip((vectors @ vector) * inverse / _NEARLY_SAME, 0, 1))
+    mean = np.asarray((inverse.astype(np.float32) @ vectors) / embedded)
+    rest = vector - mean
+    # For a unit x: (x - m)(q - m) = x(q - m) - m(q - m), and |x - m|^2 = 1 - 2xm + mm.
+    with_rest, with_mean = (vectors @ np.stack([rest, mean], axis=1)).T * inverse
+    length = float(np.linalg.norm(rest))
+    lengths = np.sqrt(np.maximum(1 - 2 * with_mean + float(mean @ mean), 1e-9)) * max(length, 1e-9)
+    return np.asarray(np.clip((with_rest - float(mean @ rest)) / lengths, 0, 1))
 
 
 def _bm25(items: Items, asked: Terms) -> Scores:
@@ -229,16 +246,18 @@ class _Chosen:
         if row in self._found:
             return
         one = self._items.rows[row]
-        fact, outdated = bool(one["flags"] & FACT), int(one["until"]) > 0
+        fact = bool(one["flags"] & FACT)
+        if not one["until"]:
+            self.add(row, "fact" if fact else "turn")
+            return
         heads = [self._head(old) for old in ([row] if fact else self._changed_in(one["index"]))]
-        if outdated:
-            for head in heads:
-                if head is not None:
-                    self.add(head, "fact")
-            if fact and heads[0] not in self._found:
-                return
+        for head in heads:
+            if head is not None:
+                self.add(head, "fact")
+        if fact and heads[0] not in self._found:
+            return
         self.add(row, "fact" if fact else "turn")
-        if fact and outdated and row in self._found and heads[0] is not None:
+        if fact and row in self._found and heads[0] is not None:
             self._beside[row] = heads[0]
 
     def add(self, row: int, kind: Literal["fact", "turn", "pin"]) -> None:

@@ -45,7 +45,7 @@ from memory.thread import Position
 from memory.words import content, fact_terms, terms
 
 WINDOW: Final = 64  # newest turns whose text is kept whole
-MAX_ITEMS: Final = 512
+MAX_ITEMS: Final = 768
 MAX_PINNED: Final = 64
 MAX_ERASED: Final = 65_536  # indexes of erased records that are known; the newest
 MAX_LORE: Final = 1024

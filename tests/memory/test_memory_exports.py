@@ -76,6 +76,7 @@ def test_any_records_survive_an_export(made: list[Record]) -> None:
     text = to_json(enumerate(made))
     assert from_json(text.encode()) == made
     json.loads(text)
+    assert from_markdown(to_markdown([(0, Notes(None, facts=(Fact(" \x1f "),)))]).encode()) == []
     told = from_markdown(to_markdown(list(enumerate(made))).encode())
     lines = {
         " ".join(fact.text.split()) for one in made if isinstance(one, Notes) for fact in one.facts

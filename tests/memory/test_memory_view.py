@@ -185,6 +185,9 @@ def test_what_an_erased_fact_had_replaced_holds_again() -> None:
     thread.erase([2, 3])
     assert facts_of(thread.view) == ["The user lives in Leeds."]
     assert thread.anew().facts() == thread.view.facts()
+    said = thread.view.find(Ref(0))
+    assert said is not None
+    assert said.until is None
 
 
 def test_another_model_makes_the_old_vectors_void() -> None:
