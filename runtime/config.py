@@ -43,6 +43,35 @@ class EngineConfig(_Config):
     tokens: Annotated[int, Field(ge=1)] = 64
 
 
+class EmbeddingConfig(_Config):
+    """What makes the vectors by which memory is recalled; see docs/engines.md.
+
+    Attributes:
+        kind: `static` ships with Sottovoce and needs no GPU; `none` recalls by words alone.
+        model: Folder or name of an embedding model; for `vllm`.
+        model_key: Public key of whoever signed it (docs/models.md); None: unsigned.
+        model_signature: The signature's file; None: `model.sig` in the model's folder.
+        gpu_share: Share of a GPU's memory that `vllm` takes for it.
+    """
+
+    kind: Literal["static", "vllm", "none"] = "static"
+    model: str | None = None
+    model_key: _Path | None = None
+    model_signature: _Path | None = None
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+
+
+class PersonasConfig(_Config):
+    """Published personas; see docs/publishing.md.
+
+    Attributes:
+        publish: `open`: whoever reaches the enclave may publish under a handle that nobody has.
+            `closed`: nobody may; what was published is still answered, and grants are taken.
+    """
+
+    publish: Literal["open", "closed"] = "open"
+
+
 class EnclaveConfig(_Config):
     """The enclave: gateway, agent and engine.
 
@@ -65,6 +94,8 @@ class EnclaveConfig(_Config):
     simulated_root: _Path | None = None
     collateral: _Path | None = None
     engine: EngineConfig = EngineConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    personas: PersonasConfig = PersonasConfig()
     debug: bool = False
     key_lifetime_s: Annotated[int, Field(ge=60, le=86400)] = 86400
     evidence_interval_s: Annotated[int, Field(ge=5, le=86400)] = 3600

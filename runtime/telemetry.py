@@ -23,6 +23,7 @@ from prometheus_client import (
 from runtime.errors import SetupError
 
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+_OPENING = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -68,6 +69,35 @@ class EnclaveMetrics:
         Gauge(
             "sotto_receipts_pending", "Receipts not yet handed over", registry=registry
         ).set_function(pending)
+
+
+class MemoryMetrics:
+    """What the enclave counts of memory: how much and how long, never what."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.notes = Counter(
+            "sotto_memory_notes", "Threads whose notes were due", ["outcome"], registry=registry
+        )
+        self.facts = Counter("sotto_memory_facts", "Facts learned", registry=registry)
+        self.summaries = Counter("sotto_memory_summaries", "Summaries made", registry=registry)
+        self.recalled = Counter(
+            "sotto_memory_recalled", "Memories that were put into prompts", registry=registry
+        )
+        self.opening = Histogram(
+            "sotto_memory_opening_seconds",
+            "From the begin of a turn to its opened thread",
+            ["view"],
+            buckets=_OPENING,
+            registry=registry,
+        )
+        self.remembering = Histogram(
+            "sotto_memory_remembering_seconds",
+            "Notes and summaries of a turn, after its answer",
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.pending = Gauge("sotto_memory_pending", "Threads whose notes wait", registry=registry)
+        self.views = Gauge("sotto_memory_views", "Threads that are open", registry=registry)
 
 
 class EdgeMetrics:

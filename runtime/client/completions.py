@@ -38,6 +38,7 @@ MAX_BODY_BYTES: Final = 120 * 1024
 """What fits into a sealed request (`runtime.enclave.api.MAX_REQUEST_BYTES`) with its fields."""
 EVENT_STREAM: Final = "text/event-stream"
 _MODEL_PATH: Final = re.compile(re.escape(MODELS_PATH.decode()) + r"/[A-Za-z0-9._~-]{1,64}")
+_SEARCH_PATH: Final = "/v1/personas"
 _RECEIPT_ID: Final = re.compile(r"[0-9a-f]{32}")
 # The way may break while parts of the system restart; programs try again by themselves, too.
 _RETRY_FOR_S: Final = 5.0
@@ -117,8 +118,8 @@ class Completions:
         # Prefix caches live in enclaves: one program's completions go to one while it lives.
         self._token = os.urandom(16).hex()
 
-    async def handle(self, method: str, path: str, body: bytes) -> Answer:
-        """Serve one request of a program.
+    async def handle(self, method: str, path: str, body: bytes, query: str = "") -> Answer:
+        """Serve one request of a program; `query` is what follows `?` in its URL.
 
         Raises:
             StreamLostError: The way broke before an answer had begun, or while it came.
@@ -135,11 +136,17 @@ class Completions:
                 return _wrong_method("GET")
             response = await self._send(_Sent(Call(b"GET", path.encode())))
             return _passed(response, await response.read())
+        if path == _SEARCH_PATH:
+            if method != "GET":
+                return _wrong_method("GET")
+            asked = f"{path}?{query}" if query else path
+            response = await self._send(_Sent(Call(b"GET", asked.encode("ascii", "replace"))))
+            return _passed(response, await response.read())
         return refusal(
             404,
             "not_found",
-            "Sottovoce serves /v1/chat/completions and /v1/models; it has nothing else, and "
-            "nothing was sent anywhere",
+            "Sottovoce serves /v1/chat/completions, /v1/models and /v1/personas; it has nothing "
+            "else, and nothing was sent anywhere",
         )
 
     async def _complete(self, body: bytes) -> Answer:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from personas.digest import persona_digest
 from personas.model import Persona
@@ -23,8 +23,10 @@ from proofs.policy import Policy
 from runtime.client.carrier import Carrier, StreamLostError
 from runtime.client.epochs import EpochBook
 from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
-from runtime.client.forgetting import Forgetting
+from runtime.client.forgetting import MAX_STEPS, THREAD_GONE, Forgetting, moved_line
 from runtime.client.home import DeviceHome
+from runtime.client.incognito import Expected, Unkept, fitting, new_turn_id
+from runtime.client.memories import Memories
 from runtime.client.receipts import ReceiptBook
 from runtime.client.retrying import RETRYABLE, Retrying
 from runtime.client.rows import ErasureRow, ReceiptRow, Sealing, Told
@@ -33,9 +35,11 @@ from runtime.enclave.api import (
     CANCEL_PATH,
     FINAL_EVENTS,
     MAX_MESSAGE_CHARACTERS,
+    MAX_USER_CHARACTERS,
     RECEIPTS_PATH,
     TURNS_PATH,
     CancelRequest,
+    Incognito,
     PersonaReference,
     TurnRequest,
 )
@@ -52,18 +56,50 @@ _POLLS_AT_ONCE = 8
 _PADDING_S = 300.0
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class TurnOptions:
+    """What a turn may say besides its message.
+
+    Attributes:
+        user: What the persona calls the person, one line of at most 64 characters; None for nothing
+            in particular.
+        greeting: Which of the persona's greetings began the conversation, from 0; None for none.
+        incognito: Messages and replies of the conversation so far, for one that leaves no trace:
+            it reads memory, and neither enclave nor device keep anything of it. None for a turn
+            that is remembered.
+    """
+
+    user: str | None = None
+    greeting: int | None = None
+    incognito: tuple[tuple[str, str], ...] | None = None
+
+
+_DEFAULT = TurnOptions()
+
+
 @dataclass(slots=True, repr=False)
 class _Turn:
     """One turn over all of its tries."""
 
-    persona: Persona
+    persona: PersonaReference
     message: str
+    options: TurnOptions
     turn_id: str
     thread: int
     enclave: LiveEnclave | None = None
     text: str = ""
     receipt_id: str = ""
     sealings: list[tuple[Sealing, Secrets]] = field(default_factory=list)
+
+    steps: int = 0
+
+    @property
+    def incognito(self) -> bool:
+        return self.options.incognito is not None
+
+    def thread_is_gone(self, error: SottoError) -> bool:
+        """Whether the thread was ended before the turn began."""
+        return error.code in THREAD_GONE and not self.text
 
 
 class Device:
@@ -86,12 +122,15 @@ class Device:
         shaping: Shaping = DEFAULT_SHAPING,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.policy = policy
         self._home = home
         self._carrier = carrier
         self._http = SealedHttp(carrier, policy, shaping=shaping, clock=clock)
         self._epochs = EpochBook(home, policy, self._ask)
         self._forgetting = Forgetting(home, self._http, self._epochs)
+        self.memories = Memories(home, self._forgetting)
         self._receipts = ReceiptBook(home, policy, self._epochs, self._ask_for_receipts)
+        self._unkept = Unkept(self._ask)
         self._draining: set[asyncio.Task[None]] = set()
         self._polling = asyncio.Semaphore(_POLLS_AT_ONCE)
 
@@ -165,30 +204,55 @@ class Device:
         """See to it that a receipt comes, where no padding follows its answer."""
         self._receipts.expect(receipt_id)
 
-    async def turn(self, persona: Persona, message: str) -> AsyncIterator[dict[str, Any]]:
+    async def turn(
+        self,
+        persona: Persona | PersonaReference,
+        message: str,
+        *,
+        options: TurnOptions = _DEFAULT,
+    ) -> AsyncIterator[dict[str, Any]]:
         """Say something; yields the enclave's events as they come, each text once.
 
         Besides the events of docs/protocol.md there is ``response.restarted``, where an enclave
-        died before it had answered and another begins anew: text so far is void.
+        died before it had answered and another begins anew: text so far is void; and
+        ``thread.moved``, where another device of this person forgot the conversation or rotated
+        its key, and this turn goes into the next.
 
         Raises:
             SottoError: Refused, failed, or the system stayed away for a minute.
         """
         _check_message(message)
-        thread = self._home.thread(persona.handle)
-        turn = _Turn(persona, message, os.urandom(16).hex(), thread)
+        reference = _reference(persona)
+        thread = self._home.thread(reference.handle)
+        turn = _Turn(reference, message, options, new_turn_id(), thread)
         retrying = Retrying()
         while True:
             try:
                 async for event in self._try(turn):
                     yield event
             except (StreamLostError, SottoError) as error:
+                if isinstance(error, SottoError) and turn.thread_is_gone(error):
+                    yield await self._follow(turn, error)
+                    continue
                 await retrying.after(error)
             else:
                 return
             self._http.forget()  # a restarted enclave has new keys
 
-    async def cancel(self, persona: Persona, turn_id: str) -> bool:
+    async def _follow(self, turn: _Turn, error: SottoError) -> dict[str, Any]:
+        """Go on with the next thread, where another device ended this one; says so."""
+        turn.steps += 1
+        if turn.steps > MAX_STEPS or not await self.memories.follow(
+            turn.persona.handle, turn.thread, error
+        ):
+            raise error
+        turn.thread = self._home.thread(turn.persona.handle)
+        turn.turn_id = new_turn_id()
+        turn.sealings.clear()
+        message = moved_line(turn.persona.handle, error.code)
+        return {"type": "thread.moved", "reason": error.code, "message": message}
+
+    async def cancel(self, persona: Persona | PersonaReference, turn_id: str) -> bool:
         """Stop a running turn; whether one was running.
 
         Raises:
@@ -251,6 +315,15 @@ class Device:
                 return False
             raise
 
+    async def verify_incognito(self, receipt_id: str, timeout_s: float) -> bool:
+        """Whether the receipt of an incognito turn of this session came in time, and holds.
+
+        Raises:
+            SottoError: It does not hold, or there was no such turn.
+            proofs.errors.ProofError: Not signed by who answered.
+        """
+        return await self._unkept.verify(receipt_id, timeout_s)
+
     async def wait_settled(self, receipt_id: str, timeout_s: float) -> ReceiptRow | None:
         """Wait until a receipt is settled or refused; its row, whatever came of it."""
         await self._receipts.wait(receipt_id, timeout_s)
@@ -306,17 +379,14 @@ class Device:
                 code="thread_forgotten",
             )
         keys = self._home.thread_keys(handle, turn.thread)
-        request = TurnRequest(
-            thread_key=self._home.thread_key(handle, turn.thread),
-            turn_id=turn.turn_id,
-            persona=PersonaReference(handle=handle, digest=persona_digest(turn.persona).hex()),
-            message=turn.message,
-            position=self._home.position(handle),
-        )
-        call = Call(b"POST", TURNS_PATH, JSON_HEADERS, request.model_dump_json().encode())
+        if turn.incognito:
+            turn.turn_id = new_turn_id()
+            turn.sealings.clear()
+        call = Call(b"POST", TURNS_PATH, JSON_HEADERS, self._request(turn))
 
         def sealed(enclave: LiveEnclave, secrets: Secrets) -> None:
-            self._keep(enclave)
+            if not turn.incognito:
+                self._keep(enclave)
             turn.enclave = enclave
             turn.sealings.append((secrets.sealing(enclave.attested.enclave_id), secrets))
 
@@ -331,9 +401,33 @@ class Device:
                 yield event
         finally:
             if turn.receipt_id:
-                self.drain(content, turn.receipt_id)
+                # Nobody waits for the receipt of a turn that is not kept.
+                self.drain(content, "" if turn.incognito else turn.receipt_id)
             else:
                 await content.aclose()
+
+    def _request(self, turn: _Turn) -> bytes:
+        options, said = turn.options, turn.options.incognito
+        try:
+            request = TurnRequest(
+                thread_key=self._home.thread_key(turn.persona.handle, turn.thread),
+                turn_id=turn.turn_id,
+                persona=turn.persona,
+                message=turn.message,
+                position=self._home.position(turn.persona.handle),
+                user=options.user,
+                greeting=options.greeting,
+                incognito=None if said is None else Incognito(said=fitting(said)),
+            )
+            return request.model_dump_json(exclude_none=True).encode()
+        except (ValidationError, UnicodeEncodeError, TypeError, ValueError):
+            raise SottoError(
+                "the turn's options are not what an enclave takes: a user's name is one line of "
+                f"at most {MAX_USER_CHARACTERS} characters, a greeting's number is not negative, "
+                "and what was said is text",
+                code="options_invalid",
+                exit_code=Exit.USAGE,
+            ) from None
 
     async def _events(
         self, turn: _Turn, content: AsyncIterator[bytes]
@@ -378,10 +472,14 @@ class Device:
     def _finish(self, turn: _Turn, event: dict[str, Any]) -> None:
         if event["type"] == "response.failed":
             error = event["error"]
-            if error["code"] in RETRYABLE:
+            gone = error["code"] in THREAD_GONE and not turn.text
+            if gone or error["code"] in RETRYABLE:
                 raise SottoError(error["message"], code=error["code"])
             turn.text = ""
         outcome = event["type"].removeprefix("response.")
+        if turn.incognito:
+            self._finish_incognito(turn, event, outcome)
+            return
         message, text = turn.message.encode(), turn.text.encode()
         pairs = [secrets.commitments(message, text) for _, secrets in turn.sealings]
         self._home.expect_receipt(
@@ -394,13 +492,34 @@ class Device:
                 outcome=outcome,
                 commitments=b"".join(pairs),
                 thread=turn.thread,
-                persona_digest=persona_digest(turn.persona),
+                persona_digest=bytes.fromhex(turn.persona.digest),
             ),
             Told(message, turn.text, tuple(sealing for sealing, _ in turn.sealings)),
         )
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position, turn.thread)
         turn.receipt_id = event["receipt_id"]
+
+    def _finish_incognito(self, turn: _Turn, event: dict[str, Any], outcome: str) -> None:
+        """Nothing is written: what its receipt must say is known while this device runs."""
+        _, secrets = turn.sealings[-1]
+        turn.receipt_id = event["receipt_id"]
+        self._unkept.expect(
+            turn.receipt_id,
+            Expected(
+                secrets.incognito_key,
+                _answering(turn).attested,
+                bytes.fromhex(turn.persona.digest),
+                outcome,
+                secrets.commitments(turn.message.encode(), turn.text.encode()),
+            ),
+        )
+
+
+def _reference(persona: Persona | PersonaReference) -> PersonaReference:
+    if isinstance(persona, PersonaReference):
+        return persona
+    return PersonaReference(handle=persona.handle, digest=persona_digest(persona).hex())
 
 
 def _answering(turn: _Turn) -> LiveEnclave:

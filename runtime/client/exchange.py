@@ -16,6 +16,7 @@ from runtime.client.carrier import Stream, StreamLostError
 from runtime.client.rows import Sealing
 from runtime.enclave.api import (
     COMPLETION_RECEIPT_LABEL,
+    INCOGNITO_RECEIPT_LABEL,
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
     SALT_BYTES,
@@ -45,6 +46,7 @@ class Secrets:
     request_salt: bytes = field(repr=False)
     response_salt: bytes = field(repr=False)
     receipt_key: bytes = field(repr=False)
+    incognito_key: bytes = field(repr=False)
 
     def commitments(self, request: bytes, response: bytes) -> bytes:
         """What a receipt of this exchange commits to: 64 bytes."""
@@ -72,6 +74,7 @@ class Exchange:
             self._sealer.export(REQUEST_SALT_LABEL, SALT_BYTES),
             self._sealer.export(RESPONSE_SALT_LABEL, SALT_BYTES),
             self._sealer.export(COMPLETION_RECEIPT_LABEL, SALT_BYTES),
+            self._sealer.export(INCOGNITO_RECEIPT_LABEL, SALT_BYTES),
         )
 
     def seal(self, method: bytes, path: bytes, headers: Fields, body: bytes, now: float) -> bytes:

@@ -92,8 +92,8 @@ class AsyncSealedTransport(httpx.AsyncBaseTransport):
             body = await request.aread()
             async with asyncio.timeout(timeout):
                 completions = await self._started()
-                path = request.url.raw_path.partition(b"?")[0].decode("ascii", "replace")
-                answer = await completions.handle(request.method, path, body)
+                path, _, query = request.url.raw_path.decode("ascii", "replace").partition("?")
+                answer = await completions.handle(request.method, path, body, query)
         content = _AsyncContent(answer.content, request, timeout)
         return httpx.Response(answer.status, headers=answer.headers, stream=content)
 

@@ -13,7 +13,7 @@ from proofs.log.files import write_whole
 from proofs.modelsig import MAX_KEY, differences, load_signing_key, sign_manifest
 from runtime.commands.common import print_json, say
 from runtime.enclave.engines.base import EngineError
-from runtime.enclave.identity import manifest_digest
+from runtime.enclave.identity import manifest_digest, whole_manifest
 from runtime.enclave.weights import (
     SIGNATURE_NAME,
     SignedBy,
@@ -53,6 +53,13 @@ def add_parser(commands: Any) -> None:
             help="which files the model has: all below FOLDER, or the three that the embedded "
             "engine loads (default: vllm)",
         )
+        verb.add_argument(
+            "--embedding",
+            default="static",
+            metavar="WHICH",
+            help="what recalls memory beside the model, which the digest for a policy covers too: "
+            "`static`, `none`, or the folder of an embedding model (default: static)",
+        )
         verb.add_argument("--json", action="store_true", help="print JSON")
     sign.set_defaults(run=_sign)
     verify.set_defaults(run=_verify)
@@ -77,7 +84,7 @@ def _sign(args: argparse.Namespace) -> int:
         ) from None
     except UnreadableError as error:
         raise SottoError(str(error), code="unreadable", exit_code=Exit.USAGE) from None
-    digest = manifest_digest(files).hex()
+    digest = _whole_digest(args, files)
     if args.json:
         print_json({"signature": str(out), "files": len(files), "digest": digest})
     else:
@@ -97,7 +104,7 @@ def _verify(args: argparse.Namespace) -> int:
         raise SottoError(str(error), code="unreadable", exit_code=Exit.USAGE) from None
     files = _digests(args, file)
     wrong = differences(manifest, files)
-    digest = manifest_digest(files).hex()
+    digest = _whole_digest(args, files)
     if args.json:
         print_json(
             {
@@ -136,6 +143,24 @@ def _digests(args: argparse.Namespace, signature: Path) -> Mapping[str, str]:
         return digest_files(args.folder, find_files(args.folder, signature), _show)
     except EngineError as error:
         raise SottoError(str(error), code="unreadable", exit_code=Exit.USAGE) from None
+
+
+def _whole_digest(args: argparse.Namespace, files: Mapping[str, str]) -> str:
+    """What an enclave with this model and this embedder states, in hex."""
+    embedding: Mapping[str, str] = {}
+    try:
+        if args.embedding == "static":
+            from runtime.enclave.embedding.static import static_manifest
+
+            embedding = static_manifest()
+        elif args.embedding != "none":
+            folder = Path(args.embedding)
+            embedding = digest_files(folder, find_files(folder), _show)
+    except (EngineError, ImportError, OSError) as error:
+        raise SottoError(
+            f"--embedding {args.embedding}: {error}", code="unreadable", exit_code=Exit.USAGE
+        ) from None
+    return manifest_digest(whole_manifest(files, embedding)).hex()
 
 
 def _show(done: int, total: int) -> None:

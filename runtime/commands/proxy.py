@@ -194,7 +194,9 @@ class Proxy:
             return web.Response(status=204, headers=self._cors(request))
         try:
             body = await request.read()
-            answer = await self.completions.handle(request.method, request.path, body)
+            answer = await self.completions.handle(
+                request.method, request.path, body, request.rel_url.raw_query_string
+            )
         except web.HTTPRequestEntityTooLarge:
             answer = too_large()
         except (StreamLostError, SottoError) as error:

@@ -1,42 +1,55 @@
 """The persona agent: open memory, build the prompt, stream the reply, remember, then prove.
 
 Order is the contract (docs/architecture.md): the reply streams as it is made, the turn is in
-sealed memory before ``response.completed``, and the receipt comes after.
+sealed memory before ``response.completed``, and receipt and notes come after.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 import redis.exceptions
 
-from memory.errors import ConflictError, CorruptError, MemoryStoreError
+from memory.errors import (
+    ConflictError,
+    CorruptError,
+    ForgottenError,
+    MemoryStoreError,
+    RollbackError,
+)
 from memory.keys import ThreadKeys
+from memory.kinds import MAX_LINKS
+from memory.recall import Query, Recalled, recall
 from memory.records import Turn
-from memory.store import ThreadStore
-from memory.thread import Answered, Position, Thread
+from memory.store import Opened, ThreadStore
+from memory.thread import Answered, Position
+from memory.view import View
 from personas.model import Persona
 from proofs.erasure import Erasure, sign_erasure
 from proofs.receipt import Outcome
 from runtime.enclave.api import ApiError, error_object
 from runtime.enclave.binding import Binding
+from runtime.enclave.embedding.base import Vectors
 from runtime.enclave.engines.base import Engine, EngineError, FinishReason, Sampling
 from runtime.enclave.generation import Generation, log_defect
+from runtime.enclave.knowledge import Library
 from runtime.enclave.outbox import Outbox, ReceiptJob
 from runtime.enclave.places import Places
-from runtime.enclave.prompt import Prompt, PromptTooLongError, build_prompt
+from runtime.enclave.prompt import Cost, Prompt, PromptTooLongError, Scene, build_prompt
+from runtime.enclave.remembering import Job, Remembering
 from runtime.enclave.turns import KEEP_FINISHED, KEEP_FINISHED_S, RunningTurn, TurnCall, TurnTable
+from runtime.enclave.views import Views
 from runtime.sealing import seal_receipt
 from runtime.telemetry import EnclaveMetrics
 
-# Most records read for one turn; the token budget then chooses among them.
-HISTORY_TURNS = 64
 # They are answered one after the other; a person sends few at once.
 MAX_TURNS_PER_THREAD = 4
 _APPEND_TRIES = 4
@@ -51,6 +64,7 @@ class Agent:
         outbox: Where receipts go after the last token.
         metrics: Counters.
         places: How many replies may be in the making at once.
+        remembering: Takes notes after the answer; None remembers turns alone.
         debug: Put the built prompt into ``response.created``, sealed for the device. The
             attestation evidence of such an enclave says DEBUG.
     """
@@ -63,6 +77,7 @@ class Agent:
         metrics: EnclaveMetrics,
         *,
         places: Places,
+        remembering: Remembering | None = None,
         debug: bool = False,
     ) -> None:
         self._engine = engine
@@ -70,6 +85,10 @@ class Agent:
         self._outbox = outbox
         self._metrics = metrics
         self._places = places
+        self._remembering = remembering
+        self._views = remembering.views if remembering is not None else Views()
+        self._embedder = remembering.embedder if remembering is not None else None
+        self._documents = Library(self._embedder)
         self._debug = debug
         self._table = TurnTable()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -162,14 +181,32 @@ class Agent:
     async def _erased_now(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> Erasure:
         """Erase; what there is to sign of it."""
         previous = None
+        if self._remembering is not None:
+            await self._remembering.forget(keys)
         try:
-            thread = await self._store.load(keys, expected=None, last=1)
-            previous = await self._previous_receipt(keys, thread.turns)
-        except CorruptError:
+            opened = await self._store.open(keys, expected=None, cached=self._views.get(keys))
+            previous = await self._previous_receipt(keys, opened.view)
+        except (CorruptError, ForgottenError, RollbackError):
             pass  # what cannot be read can still be forgotten
         erased = await self._store.forget(keys, request_id)
         self._table.forget(keys)
+        self._views.drop(keys)
         return binding.erasure(keys, keys.erasure_id(request_id), erased, previous)
+
+    @contextlib.asynccontextmanager
+    async def alone(self, keys: ThreadKeys, *, erasing: bool = False) -> AsyncIterator[None]:
+        """Have a thread to oneself in this enclave, after the turn that runs.
+
+        With `erasing`, no notes are taken meanwhile either, and what is kept of the thread in the
+        clear is dropped at the end.
+        """
+        async with self._locks.setdefault(keys.thread_id, asyncio.Lock()):
+            if erasing and self._remembering is not None:
+                await self._remembering.forget(keys)
+            yield
+            if erasing:
+                self._table.forget(keys)
+                self._views.drop(keys)
 
     async def close(self, grace_s: float) -> None:
         """Let running turns end within the grace, then stop them; `Places` refuses new ones."""
@@ -182,6 +219,7 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._documents.close()
 
     async def _run(self, turn: RunningTurn) -> None:
         lock = self._locks.setdefault(turn.call.keys.thread_id, asyncio.Lock())
@@ -197,68 +235,132 @@ class Agent:
             log_defect("turn", error)
             self._fail(turn, "internal", "the enclave failed; its operator has the place", None)
         finally:
-            # A failed turn changed nothing, so the same id may try again.
-            self._table.finish(turn, keep=turn.outcome != "response.failed")
+            # A failed turn changed nothing, so the same id may try again; of an incognito one
+            # nothing is kept.
+            keep = turn.outcome != "response.failed" and not turn.call.incognito
+            self._table.finish(turn, keep=keep)
 
     async def _answer(self, turn: RunningTurn) -> None:
         call = turn.call
-        expected = _position(call.request.position)
-        # Both in one round trip; a turn that is in memory is not generated again.
-        answered, thread = await asyncio.gather(
-            self._store.find(call.keys, call.turn_id),
-            self._store.load(call.keys, expected=expected, last=HISTORY_TURNS),
-        )
-        if answered is not None:
-            self._replay(turn, answered)
+        opened, vector = await self._open(call)
+        if opened.answered is not None:
+            # A turn that is in memory is not generated again.
+            self._replay(turn, opened.answered)
             return
+        view = opened.view
         try:
-            prompt = build_prompt(call.persona, thread.turns, call.request.message, self._engine)
+            prompt = await self._prompt(call, view, vector)
         except PromptTooLongError:
             self._fail(
                 turn,
                 "prompt_too_long",
                 f"the message does not fit the model's window of {self._engine.context_tokens} "
                 "tokens; shorten it",
-                thread,
+                view,
             )
             return
         except EngineError as error:
-            self._fail(turn, error.code, str(error), thread)
+            self._fail(turn, error.code, str(error), view)
             return
         receipt_id = os.urandom(16)
         sampling = _sampling(call.persona, prompt)
         shown: dict[str, Any] = {"notice": self._engine.notice} if self._engine.notice else {}
         if self._debug:
             shown["prompt"] = [asdict(message) for message in prompt.messages]
+            shown["parts"] = [asdict(part) for part in prompt.parts]
         self._created(turn, receipt_id, **shown)
         reply = turn.generation
         try:
             await reply.run(
                 prompt,
                 sampling,
-                call.keys.cache_salt,
+                call.own_keys.cache_salt,
                 lambda text: turn.emit({"type": "response.output_text.delta", "delta": text}),
             )
         except EngineError as error:
-            self._fail(turn, error.code, str(error), thread, receipt_id)
+            self._fail(turn, error.code, str(error), view, receipt_id)
             return
         cancelled = reply.finish is FinishReason.CANCELLED
-        record = Turn(
-            turn_id=call.turn_id,
-            time=int(time.time()),
-            message=call.request.message,
-            reply=reply.text,
-            outcome=(Outcome.CANCELLED if cancelled else Outcome.COMPLETED).value,
-            receipt_id=receipt_id,
-            receipt_digest=await self._previous_receipt(call.keys, thread.turns),
-        )
-        place = await self._append(call, thread.position, record)
+        record = _record(call, prompt, reply, receipt_id, cancelled=cancelled)
+        if call.incognito:
+            place = Answered(record, view.position, view.position)
+        else:
+            place = await self._append(call, view, record)
         turn.emit(_ended(place, prompt, reply))
         self._metrics.turns.labels(self._engine.name, record.outcome).inc()
         self._prove(call, place, sampling)
+        if self._remembering is not None and not call.incognito:
+            policy, window = call.persona.memory, prompt.window
+            self._remembering.put(Job(call.keys, policy, place.after, window))
 
-    async def _previous_receipt(self, keys: ThreadKeys, turns: Sequence[Turn]) -> bytes | None:
-        return await self._outbox.digest(keys, turns[-1].receipt_id) if turns else None
+    async def _open(self, call: TurnCall) -> tuple[Opened, Vectors | None]:
+        """The thread and the message's embedding, side by side."""
+        started = time.perf_counter()
+        cached = self._views.get(call.keys)
+        opened, vector = await asyncio.gather(
+            self._store.open(
+                call.keys,
+                expected=_position(call.request.position),
+                turn_id=None if call.incognito else call.turn_id,
+                cached=cached,
+            ),
+            self._embed(call),
+        )
+        if not call.incognito:
+            self._views.put(call.keys, opened.view)
+        if self._remembering is not None:
+            warm = "warm" if cached is not None else "cold"
+            self._remembering.metrics.opening.labels(warm).observe(time.perf_counter() - started)
+        return opened, vector
+
+    async def _embed(self, call: TurnCall) -> Vectors | None:
+        """The message's vector; None without an embedder, or where it broke."""
+        if self._embedder is None or not call.persona.memory.recall:
+            return None
+        try:
+            (vector,) = await self._embedder.embed([call.request.message])
+        except EngineError as error:
+            # Memory is found by its words then.
+            log_defect("embedding", error)
+            return None
+        return np.asarray(vector)
+
+    async def _prompt(self, call: TurnCall, view: View, vector: Vectors | None) -> Prompt:
+        request, persona = call.request, call.persona
+        documents = await self._documents.base(persona) if persona.knowledge else None
+        model = self._embedder.id if self._embedder is not None else b""
+        query = Query(request.message, vector, model, int(time.time()))
+
+        def recalled(budget: int, cost: Cost, since: int) -> tuple[Recalled, ...]:
+            return recall(view, query, budget=budget, cost=cost, since=since)
+
+        scene = Scene(
+            persona,
+            request.message,
+            turns=view.turns,
+            count=view.count,
+            length=view.position.length,
+            summary=view.summary,
+            said=request.incognito.said if request.incognito is not None else (),
+            user=request.user or "",
+            greeting=request.greeting,
+            woken=view.lore,
+            recall=recalled,
+            look_up=None
+            if documents is None
+            else lambda budget, cost: documents.look_up(request.message, vector, budget, cost),
+            seed=bytes.fromhex(call.keys.thread_id),
+            costs=self._views.costs(call.keys),
+        )
+        prompt = build_prompt(scene, self._engine, detail=self._debug)
+        if self._remembering is not None:
+            self._remembering.metrics.recalled.inc(len(prompt.recalled))
+        return prompt
+
+    async def _previous_receipt(self, keys: ThreadKeys, view: View) -> bytes | None:
+        if not view.turns:
+            return None
+        return await self._outbox.digest(keys, view.turns[-1][1].receipt_id)
 
     def _created(self, turn: RunningTurn, receipt_id: bytes, **more: Any) -> None:
         """The first event of every turn that is answered."""
@@ -273,20 +375,27 @@ class Agent:
             }
         )
 
-    async def _append(self, call: TurnCall, position: Position, record: Turn) -> Answered:
-        """Append where the thread ends now; another device's turn may have come between."""
-        for _ in range(_APPEND_TRIES - 1):
+    async def _append(self, call: TurnCall, view: View, record: Turn) -> Answered:
+        """Append where the thread ends now; notes or another device's turn may have come between.
+
+        The turn before this one may be another by then, and so may its receipt.
+        """
+        for left in reversed(range(_APPEND_TRIES)):
+            previous = await self._previous_receipt(call.keys, view)
+            record = replace(record, receipt_digest=previous)
             try:
-                return Answered(
-                    record, position, await self._store.append(call.keys, position, record)
-                )
+                after = await self._store.append(call.keys, view.position, [record])
             except ConflictError:
-                moved = await self._store.load(call.keys, expected=position, last=1)
-                position = moved.position
-                # The turn before this one is another now, and so is its receipt.
-                previous = await self._previous_receipt(call.keys, moved.turns)
-                record = replace(record, receipt_digest=previous)
-        return Answered(record, position, await self._store.append(call.keys, position, record))
+                if not left:
+                    raise
+                opened = await self._store.open(call.keys, expected=view.position, cached=view)
+                view = opened.view
+            else:
+                break
+        if after.length == view.position.length + 1:
+            # Not where it had been appended before, and the acknowledgement was lost.
+            self._views.put(call.keys, view.fold([(view.position.length, record)], after))
+        return Answered(record, view.position, after)
 
     def _replay(self, turn: RunningTurn, place: Answered) -> None:
         """Answer a turn that is already in memory: the same reply, no second generation."""
@@ -310,7 +419,7 @@ class Agent:
         turn: RunningTurn,
         code: str,
         message: str,
-        thread: Thread | None,
+        view: View | None,
         receipt_id: bytes | None = None,
     ) -> None:
         """Tell the device, change no memory, and still leave a receipt."""
@@ -334,7 +443,7 @@ class Agent:
             outcome=Outcome.FAILED.value,
             receipt_id=receipt_id,
         )
-        place = thread.position if thread is not None else Position.genesis(turn.call.keys)
+        place = view.position if view is not None else Position.genesis(turn.call.keys)
         self._prove(turn.call, Answered(record, place, place), None)
 
     def _prove(
@@ -356,10 +465,28 @@ class Agent:
             previous=record.receipt_digest,
         )
         # No receipt names one of a turn that memory does not hold.
-        chained = record.outcome != Outcome.FAILED.value
+        chained = record.outcome != Outcome.FAILED.value and not call.incognito
         self._outbox.put(
-            ReceiptJob(receipt, call.binding.identity.receipt_key, call.keys, again, chained)
+            ReceiptJob(receipt, call.binding.identity.receipt_key, call.own_keys, again, chained)
         )
+
+
+def _record(
+    call: TurnCall, prompt: Prompt, reply: Generation, receipt_id: bytes, *, cancelled: bool
+) -> Turn:
+    """The turn for memory, without the receipt before it."""
+    return Turn(
+        turn_id=call.turn_id,
+        time=int(time.time()),
+        message=call.request.message,
+        reply=reply.text,
+        outcome=(Outcome.CANCELLED if cancelled else Outcome.COMPLETED).value,
+        receipt_id=receipt_id,
+        recalled=tuple(one.ref for one in prompt.recalled)[:MAX_LINKS],
+        window=prompt.window,
+        summary=prompt.summary,
+        lore=prompt.lore[:MAX_LINKS],
+    )
 
 
 def _ended(place: Answered, prompt: Prompt, reply: Generation) -> dict[str, Any]:
@@ -374,6 +501,7 @@ def _ended(place: Answered, prompt: Prompt, reply: Generation) -> dict[str, Any]
             "prompt_tokens": prompt.tokens,
             "completion_tokens": reply.tokens,
             "remembered_turns": prompt.remembered,
+            "recalled": len(prompt.recalled),
         },
     }
 

@@ -10,9 +10,20 @@ import binascii
 from typing import Annotated, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 MAX_MESSAGE_CHARACTERS = 16_384
+MAX_USER_CHARACTERS = 64
+MAX_SAID = 64
+"""Exchanges of an incognito conversation that a request brings along."""
 MAX_REQUEST_BYTES = 128 * 1024
 """Of one Binary HTTP request, padding included."""
 
@@ -35,6 +46,7 @@ COMPLETION_ID_PREFIX = "chatcmpl-"
 REQUEST_SALT_LABEL = b"sottovoce v1 request commitment salt"
 RESPONSE_SALT_LABEL = b"sottovoce v1 response commitment salt"
 COMPLETION_RECEIPT_LABEL = b"sottovoce v1 completion receipt key"
+INCOGNITO_RECEIPT_LABEL = b"sottovoce v1 incognito receipt key"
 SALT_BYTES = 32
 
 
@@ -108,6 +120,36 @@ class PersonaReference(BaseModel):
     digest: Hex32
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be one line of printable text without spaces around it")
+    return text
+
+
+UserName = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_USER_CHARACTERS),
+    AfterValidator(_one_line),
+]
+Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
+Message = Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARACTERS)]
+
+
+class Incognito(BaseModel):
+    """That a turn leaves no trace; the conversation so far is the device's to bring.
+
+    Attributes:
+        said: Messages and replies of this conversation, oldest first.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    said: Annotated[
+        tuple[Annotated[tuple[Message, Text], Field(strict=False)], ...],
+        Field(max_length=MAX_SAID, strict=False),
+    ] = Field(default=(), repr=False)
+
+
 class TurnRequest(_Body):
     """``POST /v1/turns``.
 
@@ -117,11 +159,18 @@ class TurnRequest(_Body):
         persona: Whom the device wants to hear.
         message: What the person said.
         position: The last place in the memory chain that this device saw, or None for none.
+        user: What the persona calls the person; None for nothing in particular.
+        greeting: Which of the persona's greetings began the conversation: 0 for its first, then
+            the alternates; None for none.
+        incognito: That the turn leaves no trace; None for one that is remembered.
     """
 
     persona: PersonaReference
-    message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARACTERS, repr=False)]
+    message: Message = Field(repr=False)
     position: Annotated[str, Field(max_length=96)] | None = None
+    user: UserName | None = Field(default=None, repr=False)
+    greeting: Annotated[int, Field(ge=0, le=255)] | None = None
+    incognito: Incognito | None = None
 
 
 class CancelRequest(_Body):

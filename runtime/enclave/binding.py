@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,5 +101,7 @@ class Binding:
 
 def sampling_digest(sampling: Sampling | None) -> bytes:
     """SHA-256 of the sampling parameters as JSON with sorted keys; of ``null`` where none ran."""
-    value: Mapping[str, Any] | None = asdict(sampling) if sampling is not None else None
+    value: dict[str, Any] | None = asdict(sampling) if sampling is not None else None
+    if value is not None and value["json_schema"] is None:
+        del value["json_schema"]  # as the digest was before there were schemas
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()

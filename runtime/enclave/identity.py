@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import redis.asyncio
@@ -43,6 +44,9 @@ from runtime.streams import ENCLAVES_SET, enclave_key, receipt_key
 from transport.hpke import KEM_X25519_HKDF_SHA256, KEM_X_WING
 from transport.keyconfig import GatewayKey, KeyConfig
 from transport.replay import ReplayCache
+
+if TYPE_CHECKING:  # numpy stands behind it, and commands that need no vectors import this module
+    from runtime.enclave.embedding.base import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +124,7 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         platform: What attests.
         lifetime_s: How long keys are valid.
         evidence_interval_s: After how long evidence over the same keys is collected anew.
+        embedder: Started; its files are the model's as well. None: there is none.
     """
 
     def __init__(
@@ -131,11 +136,13 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         *,
         lifetime_s: int,
         evidence_interval_s: int = EVIDENCE_INTERVAL_S,
+        embedder: Embedder | None = None,
     ) -> None:
         self._redis = client
         self._epochs = EpochStore(client)
         self._gateway = gateway
         self._engine = engine
+        self._embedder = embedder
         self._platform = platform
         self._collector = Collector(platform)
         self._lifetime_s = lifetime_s
@@ -214,7 +221,12 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
             receipt_key=signer.public_key().public_bytes_raw(),
             measurements=self._platform.measurements,
             release=self._release,
-            model_manifest=manifest_digest(self._engine.manifest()),
+            model_manifest=manifest_digest(
+                whole_manifest(
+                    self._engine.manifest(),
+                    {} if self._embedder is None else self._embedder.manifest(),
+                )
+            ),
             engine=self._engine.name,
             model=self._engine.model[:200],
             not_before=now,
@@ -369,6 +381,15 @@ def manifest_digest(manifest: Mapping[str, str]) -> bytes:
     """SHA-256 over the model's files: sorted lines of hex digest, two spaces, name."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(manifest.items()))
     return hashlib.sha256(lines.encode()).digest()
+
+
+def whole_manifest(engine: Mapping[str, str], embedder: Mapping[str, str]) -> dict[str, str]:
+    """All files that an enclave's models are made of: the embedder's below ``embedding//``.
+
+    Without an embedder it is the engine's alone. No file of an engine is named so:
+    `proofs.modelsig.check_name` refuses a path with an empty part.
+    """
+    return {**engine, **{f"embedding//{name}": digest for name, digest in embedder.items()}}
 
 
 def release_digest() -> bytes:

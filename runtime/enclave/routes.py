@@ -13,9 +13,6 @@ import redis.exceptions
 
 from memory.keys import KEY_BYTES, ThreadKeys
 from personas.digest import persona_digest
-from personas.errors import PersonaError
-from personas.library import Library
-from personas.model import Persona
 from runtime.enclave.agent import Agent
 from runtime.enclave.api import (
     CANCEL_PATH,
@@ -23,6 +20,7 @@ from runtime.enclave.api import (
     COMPLETIONS_PATH,
     EVIDENCE_PATH,
     FORGET_PATH,
+    INCOGNITO_RECEIPT_LABEL,
     MODELS_PATH,
     PERSONA_DIGEST_HEADER,
     RECEIPT_ID_HEADER,
@@ -39,6 +37,7 @@ from runtime.enclave.completions import CompletionCall, Completions
 from runtime.enclave.epochs import EpochStore
 from runtime.enclave.openai_api import model_object, parse_chat_request
 from runtime.enclave.outbox import Outbox
+from runtime.enclave.persona_source import Found, PersonaSource
 from runtime.enclave.turns import RunningTurn, TurnCall
 from transport.bhttp import Fields, Request
 from transport.shaping import Shaping
@@ -116,7 +115,7 @@ class Routes:
     """The resources.
 
     Args:
-        library: The personas that this enclave speaks as.
+        personas: Those that this enclave speaks as.
         agent: Runs turns.
         completions: Makes completions.
         outbox: Knows receipts.
@@ -127,7 +126,7 @@ class Routes:
 
     def __init__(
         self,
-        library: Library,
+        personas: PersonaSource,
         agent: Agent,
         completions: Completions,
         outbox: Outbox,
@@ -136,13 +135,12 @@ class Routes:
         notice: str | None,
         extra: Table | None = None,
     ) -> None:
-        self._library = library
+        self._personas = personas
         self._agent = agent
         self._completions = completions
         self._outbox = outbox
         self._epochs = epochs
         self._notice = notice
-        self._digests = {one.handle: persona_digest(one) for one in library}
         self._table: dict[bytes, Mapping[bytes, Handler]] = {
             TURNS_PATH: {b"POST": self._turn},
             CANCEL_PATH: {b"POST": self._cancel},
@@ -161,7 +159,8 @@ class Routes:
         Raises:
             ApiError: There is no such resource, or it refuses.
         """
-        path, identifier = call.request.path, b""
+        # What follows is the handler's to read.
+        path, identifier = call.request.path.partition(b"?")[0], b""
         if path not in self._table:
             collection, _, identifier = path.rpartition(b"/")
             path = collection + _ID
@@ -176,13 +175,12 @@ class Routes:
 
     async def _turn(self, call: Call, _: str) -> Reply:
         turn = parse_body(TurnRequest, call.request.content)
-        try:
-            persona = self._library.get(turn.persona.handle)
-        except PersonaError as error:
-            raise ApiError(404, "persona_unknown", str(error)) from None
-        self._check_version(persona, turn.persona.digest)
+        found = await self._personas.find(turn.persona.handle, turn.persona.digest)
         keys = ThreadKeys(turn.thread_key)
-        running = self._agent.submit(TurnCall(turn, keys, persona, call.binding))
+        exchange = None
+        if turn.incognito is not None:
+            exchange = ThreadKeys(call.export(INCOGNITO_RECEIPT_LABEL, KEY_BYTES))
+        running = self._agent.submit(TurnCall(turn, keys, found.persona, call.binding, exchange))
         return Reply(200, _EVENTS, events=_turn_events(running))
 
     async def _cancel(self, call: Call, _: str) -> Reply:
@@ -201,16 +199,15 @@ class Routes:
 
     async def _complete(self, call: Call, _: str) -> Reply:
         request = parse_chat_request(call.request.content)
-        persona = self._persona(request.model)
         asked = header(call.request, PERSONA_DIGEST_HEADER)
-        if asked is not None:
-            self._check_version(persona, asked.decode("ascii", "replace"))
+        digest = None if asked is None else asked.decode("ascii", "replace")
+        found = await self._persona(request.model, digest)
         completion = self._completions.create(
             CompletionCall(
                 request=request,
                 body=call.request.content,
-                persona=persona,
-                digest=self._digests[persona.handle],
+                persona=found.persona,
+                digest=found.digest,
                 keys=ThreadKeys(call.export(COMPLETION_RECEIPT_LABEL, KEY_BYTES)),
                 binding=call.binding,
             )
@@ -231,16 +228,17 @@ class Routes:
         return Reply(200, (*_EVENTS, *named), events=completion.events(), close=completion.abandon)
 
     async def _models(self, call: Call, _: str) -> Reply:
-        models = [self._as_model(persona, call) for persona in self._library]
+        models = [
+            self._as_model(Found(one, persona_digest(one)), call) for one in self._personas.library
+        ]
         return json_reply({"object": "list", "data": models})
 
     async def _model(self, call: Call, handle: str) -> Reply:
-        return json_reply(self._as_model(self._persona(handle), call))
+        return json_reply(self._as_model(await self._persona(handle), call))
 
-    def _as_model(self, persona: Persona, call: Call) -> dict[str, Any]:
-        digest = self._digests[persona.handle].hex()
+    def _as_model(self, found: Found, call: Call) -> dict[str, Any]:
         created = call.binding.identity.claims.not_before
-        return model_object(persona, digest, created, self._notice)
+        return model_object(found.persona, found.digest.hex(), created, self._notice)
 
     async def _receipt(self, _: Call, receipt_id: str) -> Reply:
         try:
@@ -270,20 +268,13 @@ class Routes:
             {"bundle": _base64(epoch.bundle), "proof": epoch.proof, "next": epoch.next}
         )
 
-    def _persona(self, handle: str) -> Persona:
+    async def _persona(self, handle: str, digest: str | None = None) -> Found:
         try:
-            return self._library.get(handle)
-        except PersonaError as error:
+            return await self._personas.find(handle, digest)
+        except ApiError as error:
+            if error.code != "persona_unknown":
+                raise
             raise ApiError(404, "model_not_found", str(error), "model") from None
-
-    def _check_version(self, persona: Persona, digest: str) -> None:
-        if self._digests[persona.handle].hex() != digest:
-            raise ApiError(
-                409,
-                "persona_mismatch",
-                f"this enclave's {persona.handle} is not the version that you asked for; "
-                "update Sottovoce on this device, or choose another enclave",
-            )
 
 
 def _base64(data: bytes | None) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import aiohttp
 import redis.asyncio
@@ -15,23 +16,35 @@ from prometheus_client import CollectorRegistry
 
 from memory.store import ThreadStore
 from personas.library import load_library
+from personas.registry import Registry
 from runtime.config import EnclaveConfig, EngineConfig
 from runtime.enclave.agent import Agent
 from runtime.enclave.completions import Completions
+from runtime.enclave.embedding.base import Embedder
+from runtime.enclave.embedding.choose import make_embedder
 from runtime.enclave.engines.base import Engine, EngineError
 from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import Gateway
 from runtime.enclave.identity import IdentityKeeper
+from runtime.enclave.mailboxes import Mailboxes
+from runtime.enclave.memories import Memories
+from runtime.enclave.memory_routes import memory_routes
 from runtime.enclave.outbox import Outbox
+from runtime.enclave.persona_log import StepLog
+from runtime.enclave.persona_routes import PersonaRoutes
+from runtime.enclave.persona_source import PersonaSource
 from runtime.enclave.places import Places
 from runtime.enclave.receiving import Receiver, UnsupportedMediaTypeError, check_size
+from runtime.enclave.remembering import Remembering
 from runtime.enclave.routes import Routes
+from runtime.enclave.search_routes import PersonaSearch
 from runtime.enclave.tee.platform import make_platform
+from runtime.enclave.views import Views
 from runtime.enclave.weights import signed_by
 from runtime.errors import SetupError
 from runtime.redis_client import connect_redis
 from runtime.serving import bound_site, cancelled, until_stopped
-from runtime.telemetry import EnclaveMetrics, serve_metrics
+from runtime.telemetry import EnclaveMetrics, MemoryMetrics, serve_metrics
 from transport import media
 from transport.errors import LinkClosedError, MuxUnsupportedError, TruncatedError
 from transport.keyconfig import encode_key_config_list
@@ -41,6 +54,7 @@ log = logging.getLogger(__name__)
 
 # A stop must end within 5 s: turns get most of it, receipts the rest.
 _TURN_GRACE_S = 2.5
+_NOTES_GRACE_S = 0.3
 _RECEIPT_GRACE_S = 0.5
 # Also the longest that a client may take for the head of its request.
 _KEEP_ALIVE_S = 75.0
@@ -286,16 +300,19 @@ def make_server(gateway: Gateway, identities: IdentityKeeper) -> web.Server:
     return _Server(route)
 
 
+_Model = TypeVar("_Model", Engine, Embedder)
+
+
 @contextlib.asynccontextmanager
-async def _started(engine: Engine) -> AsyncIterator[Engine]:
+async def _started(model: _Model) -> AsyncIterator[_Model]:
     try:
-        await engine.start()
+        await model.start()
     except EngineError as error:
         raise SetupError(str(error), code=error.code) from None
     try:
-        yield engine
+        yield model
     finally:
-        await engine.close()
+        await model.close()
 
 
 async def serve(
@@ -315,6 +332,9 @@ async def serve(
         connect_redis(config.redis_url) as client,
     ):
         engine = await stack.enter_async_context(_started(make_engine(config.engine)))
+        embedder = make_embedder(config.embedding)
+        if embedder is not None:
+            await stack.enter_async_context(_started(embedder))
         receipts = outbox(client)
         metrics = EnclaveMetrics(registry, queue=engine.queued, pending=receipts.pending)
         receipts.on_issued = metrics.receipts.inc
@@ -325,23 +345,65 @@ async def serve(
             platform,
             lifetime_s=config.key_lifetime_s,
             evidence_interval_s=config.evidence_interval_s,
+            embedder=embedder,
+        )
+        store = ThreadStore(client)
+        remembering = Remembering(
+            engine, store, Views(), MemoryMetrics(registry), embedder=embedder
         )
         places = Places(config.max_turns, receipts)
         agent = Agent(
-            engine, ThreadStore(client), receipts, metrics, places=places, debug=config.debug
+            engine,
+            store,
+            receipts,
+            metrics,
+            places=places,
+            remembering=remembering,
+            debug=config.debug,
         )
+        memories = Memories(agent, store, receipts, embedder)
         completions = Completions(engine, receipts, metrics, places=places)
         epochs = EpochStore(client)
-        routes = Routes(load_library(), agent, completions, receipts, epochs, notice=engine.notice)
+        published = Registry(client)
+        personas = PersonaSource(load_library(), published)
+        shelves = PersonaRoutes(
+            personas,
+            published,
+            StepLog(client, published),
+            publish=config.personas.publish == "open",
+            debug=config.debug,
+        )
+        finder = PersonaSearch(personas, embedder)
+        routes = Routes(
+            personas,
+            agent,
+            completions,
+            receipts,
+            epochs,
+            notice=engine.notice,
+            extra={
+                **shelves.table(),
+                **finder.table(),
+                **memory_routes(memories),
+                **Mailboxes(client).table(),
+            },
+        )
         gateway = Gateway(Receiver(identities), routes, metrics)
         serve_metrics(registry, config.metrics_port)
-        tasks = [asyncio.create_task(receipts.run()), asyncio.create_task(identities.run())]
+        tasks = [
+            asyncio.create_task(receipts.run()),
+            asyncio.create_task(identities.run()),
+            asyncio.create_task(personas.run()),
+            asyncio.create_task(finder.run()),
+        ]
         try:
             async with bound_site(make_server(gateway, identities), config.host, config.port):
                 await until_stopped(stop, tasks)
                 await identities.withdraw()
                 places.close()
                 await asyncio.gather(agent.close(_TURN_GRACE_S), completions.close(_TURN_GRACE_S))
+                # What is not noted by then, the next turn of its thread makes good for.
+                await remembering.close(_NOTES_GRACE_S)
                 if left := await receipts.drain(_RECEIPT_GRACE_S):
                     log.warning("%d receipts were not handed over; resend those turns", left)
         finally:

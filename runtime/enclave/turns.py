@@ -33,17 +33,30 @@ class TurnCall:
         keys: The thread's keys.
         persona: The persona whose digest the device named.
         binding: What its receipt is bound to.
+        exchange: Keys of this exchange alone, for a turn that is to leave no trace: they seal its
+            receipt and salt the engine's cache.
     """
 
     request: TurnRequest
     keys: ThreadKeys
     persona: Persona
     binding: Binding
+    exchange: ThreadKeys | None = None
 
     @property
     def turn_id(self) -> bytes:
         """16 bytes."""
         return bytes.fromhex(self.request.turn_id)
+
+    @property
+    def incognito(self) -> bool:
+        """It leaves no trace."""
+        return self.request.incognito is not None
+
+    @property
+    def own_keys(self) -> ThreadKeys:
+        """What seals its receipt and salts the cache: the thread's, or this exchange's."""
+        return self.keys if self.exchange is None else self.exchange
 
 
 @dataclass(slots=True, eq=False)

@@ -26,7 +26,7 @@ from proofs.modelsig import (
     differences,
     parse_signature,
 )
-from runtime.config import EngineConfig
+from runtime.config import EmbeddingConfig, EngineConfig
 from runtime.enclave.engines.base import EngineError
 from runtime.errors import SetupError
 
@@ -66,6 +66,17 @@ def signed_by(config: EngineConfig) -> SignedBy | None:
     Raises:
         SetupError: It asks for one that could not be checked.
     """
+    return _signed_by(config, ("vllm", "embedded"), "engine")
+
+
+def embedding_signed_by(config: EmbeddingConfig) -> SignedBy | None:
+    """The same of an embedding model; the static one is part of the release."""
+    return _signed_by(config, ("vllm",), "embedder")
+
+
+def _signed_by(
+    config: EngineConfig | EmbeddingConfig, kinds: tuple[str, ...], what: str
+) -> SignedBy | None:
     if config.model_key is None:
         if config.model_signature is not None:
             raise SetupError(
@@ -74,10 +85,10 @@ def signed_by(config: EngineConfig) -> SignedBy | None:
                 code="model_signature",
             )
         return None
-    if config.kind in ("openai", "scripted"):
+    if config.kind not in kinds:
         raise SetupError(
-            f"model_key: the {config.kind} engine loads no weights that could be checked; use "
-            "vllm or embedded, or remove model_key",
+            f"model_key: the {config.kind} {what} loads no weights that could be checked; use "
+            f"{' or '.join(kinds)}, or remove model_key",
             code="model_signature",
         )
     return SignedBy(config.model_key, config.model_signature)

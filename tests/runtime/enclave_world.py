@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +27,7 @@ from memory.keys import derive_thread_key
 from memory.store import ThreadStore
 from personas.digest import persona_digest
 from personas.library import load_library
+from personas.registry import Registry
 from proofs.evidence.base import Platform
 from proofs.evidence.simulated import SimulatedPlatform
 from proofs.log.service import LogConfig, serve
@@ -34,19 +36,29 @@ from proofs.policy import Policy
 from runtime.enclave.agent import Agent
 from runtime.enclave.api import to_base64url
 from runtime.enclave.completions import Completions
+from runtime.enclave.embedding.base import Embedder
+from runtime.enclave.embedding.static import StaticEmbedder
 from runtime.enclave.engines.base import Engine
 from runtime.enclave.engines.scripted import ScriptedEngine
 from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import STALLED_S, Gateway
 from runtime.enclave.identity import Identity, IdentityKeeper, load_platform, release_digest
+from runtime.enclave.mailboxes import Mailboxes
+from runtime.enclave.memories import Memories
+from runtime.enclave.memory_routes import memory_routes
 from runtime.enclave.outbox import Outbox
+from runtime.enclave.persona_log import StepLog
+from runtime.enclave.persona_routes import PersonaRoutes
+from runtime.enclave.persona_source import PersonaSource
 from runtime.enclave.places import Places
 from runtime.enclave.receiving import RECEIVE_BUDGET_BYTES, RECEIVE_S, Receiver
+from runtime.enclave.remembering import Remembering
 from runtime.enclave.routes import Routes
 from runtime.enclave.server import make_server
+from runtime.enclave.views import Views
 from runtime.serving import bound_site
 from runtime.streams import enclave_key
-from runtime.telemetry import EnclaveMetrics
+from runtime.telemetry import EnclaveMetrics, MemoryMetrics
 from tests.e2e.system import free_port
 from transport import media
 from transport.bhttp import Request, Response, decode_response, encode_request
@@ -83,20 +95,23 @@ class World:
     def keeper(
         self,
         *,
+        gateway: str = GATEWAY,
         lifetime_s: int = 3600,
         evidence_interval_s: int = 3600,
         debug: bool = False,
         engine: Engine | None = None,
         platform: Platform | None = None,
+        embedder: Embedder | None = None,
     ) -> IdentityKeeper:
         """A new enclave's."""
         return IdentityKeeper(
             self.client,
-            GATEWAY,
+            gateway,
             engine or ScriptedEngine(),
             platform or self.platform(debug=debug),
             lifetime_s=lifetime_s,
             evidence_interval_s=evidence_interval_s,
+            embedder=embedder,
         )
 
     @contextlib.asynccontextmanager
@@ -146,6 +161,12 @@ class World:
         return found
 
 
+@functools.cache
+def static_embedder() -> StaticEmbedder:
+    """The one that ships, loaded once."""
+    return StaticEmbedder().load()
+
+
 def newest(keeper: IdentityKeeper) -> Identity:
     """The current identity, which must be there."""
     assert keeper.current is not None
@@ -162,6 +183,7 @@ class Enclave:
     places: Places
     agent: Agent
     completions: Completions
+    remembering: Remembering
     registry: CollectorRegistry
     http: aiohttp.ClientSession
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -225,6 +247,9 @@ async def running_enclave(
     budget_bytes: int = RECEIVE_BUDGET_BYTES,
     stalled_s: float = STALLED_S,
     max_turns: int = 256,
+    debug: bool = False,
+    gateway: str = GATEWAY,
+    own_log: bool = True,
 ) -> AsyncIterator[Enclave]:
     """Log and enclave, while the block runs."""
     engine = engine or ScriptedEngine(first_token_s=0, token_s=0)
@@ -233,26 +258,48 @@ async def running_enclave(
     outbox = Outbox(world.client)
     metrics = EnclaveMetrics(registry, queue=engine.queued, pending=outbox.pending)
     outbox.on_issued = metrics.receipts.inc
-    keeper = world.keeper(lifetime_s=lifetime_s, engine=engine, platform=platform)
+    embedder = static_embedder()
+    keeper = world.keeper(
+        gateway=gateway, lifetime_s=lifetime_s, engine=engine, platform=platform, embedder=embedder
+    )
     places = Places(max_turns, outbox)
-    agent = agent_kind(engine, ThreadStore(world.client), outbox, metrics, places=places)
+    store = ThreadStore(world.client)
+    remembering = Remembering(engine, store, Views(), MemoryMetrics(registry), embedder=embedder)
+    agent = agent_kind(
+        engine, store, outbox, metrics, places=places, remembering=remembering, debug=debug
+    )
+    memories = Memories(agent, store, outbox, embedder)
     completions = Completions(engine, outbox, metrics, places=places)
     epochs = EpochStore(world.client)
-    routes = Routes(load_library(), agent, completions, outbox, epochs, notice=engine.notice)
+    published = Registry(world.client)
+    personas = PersonaSource(load_library(), published)
+    shelves = PersonaRoutes(personas, published, StepLog(world.client, published), debug=debug)
+    routes = Routes(
+        personas,
+        agent,
+        completions,
+        outbox,
+        epochs,
+        notice=engine.notice,
+        extra={**shelves.table(), **memory_routes(memories), **Mailboxes(world.client).table()},
+    )
     receiver = Receiver(keeper, receive_s=receive_s, budget_bytes=budget_bytes)
-    gateway = Gateway(receiver, routes, metrics, stalled_s=stalled_s)
+    resource = Gateway(receiver, routes, metrics, stalled_s=stalled_s)
     port = free_port()
     async with (
-        world.log(),
-        bound_site(make_server(gateway, keeper), "127.0.0.1", port),
+        world.log() if own_log else contextlib.nullcontext(),
+        bound_site(make_server(resource, keeper), "127.0.0.1", port),
         aiohttp.ClientSession() as http,
     ):
         await keeper.rotate()
         handing = asyncio.create_task(outbox.run())
         try:
-            yield Enclave(port, keeper, outbox, places, agent, completions, registry, http)
+            yield Enclave(
+                port, keeper, outbox, places, agent, completions, remembering, registry, http
+            )
             await agent.close(5)
             await completions.close(5)
+            await remembering.close(5)
             assert await outbox.drain(10) == 0
             assert places.taken == 0, "every place was given back"
         finally:

@@ -159,7 +159,10 @@ def test_missing_files_and_names_are_usage_errors(
     for arguments, word in (
         (("verify", missing), "cannot be read"),
         (("verify", missing, "--policy", missing), "policy"),
-        (("chat", "nobody", "--message", "x"), "There is no persona 'nobody'"),
+        (
+            ("chat", "nobody", "--message", "x", "--edge", system.edge),
+            "There is no persona 'nobody'",
+        ),
         (("chat", "wren", "--json"), "--message"),
         (("receipts", "--offline", "--save", "ffff", missing), "no receipts begin with"),
     ):

@@ -32,7 +32,7 @@ from runtime.enclave.api import (
 )
 from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
 from runtime.enclave.engines.scripted import ScriptedEngine
-from runtime.enclave.prompt import build_prompt
+from runtime.enclave.prompt import Scene, build_prompt
 from runtime.sealing import open_receipt
 from tests.runtime.enclave_world import (
     WREN,
@@ -355,7 +355,7 @@ async def test_the_persona_comes_first_and_the_programs_own_words_after(world: W
         await ask(enclave, completion(messages=said))
         await ask(enclave, completion())
     (messages, sampling, first_salt), (plain, _, second_salt) = engine.asked
-    persona = build_prompt(WREN, [], "hello", engine).messages[0].content
+    persona = build_prompt(Scene(WREN, "hello"), engine).messages[0].content
     assert messages == (
         Message("system", f"{persona}\n\nSpeak of ships.\n\nBe brief."),
         Message("user", "one"),

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 from proofs.modelsig import load_signing_key, sign_manifest
 from runtime.cli import main
 from runtime.config import EngineConfig
+from runtime.enclave.embedding.static import static_manifest
 from runtime.enclave.engines.base import EngineError
 from runtime.enclave.engines.embedded import LOADED_FILES, TOY_FOLDER, EmbeddedEngine
 from runtime.enclave.engines.vllm import VllmEngine
-from runtime.enclave.identity import manifest_digest
+from runtime.enclave.identity import manifest_digest, whole_manifest
 from runtime.enclave.server import make_engine
 from runtime.enclave.weights import SignedBy, check_manifest, digest_files, find_files, signed_by
 from runtime.errors import SetupError
@@ -90,12 +91,35 @@ def test_a_signed_model_holds_and_its_digest_can_be_pinned(
     said = json.loads(out)
     manifest = digest_files(model, find_files(model))
     assert set(manifest) == {"model.safetensors", "tokenizer/merges.txt"}
-    assert said["digest"] == manifest_digest(manifest).hex()
+    assert said["digest"] == manifest_digest(whole_manifest(manifest, static_manifest())).hex()
     code, out, _ = command("verify", model, "--key", pair[1], "--json")
     assert code == 0
     assert json.loads(out) == {**said, "holds": True, "differences": []}
     code, out, _ = command("verify", model, "--key", pair[1])
     assert (code, f'models = ["{said["digest"]}"]' in out) == (0, True)
+
+
+def test_the_digest_covers_what_embeds(
+    signed: Path, pair: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    """Another embedder is another digest; with none it is that of the model's files alone."""
+    other = tmp_path / "embedder"
+    other.mkdir()
+    (other / "weights").write_bytes(b"1")
+    digests = {}
+    for which in ("static", "none", other):
+        asked = ("verify", signed, "--key", pair[1], "--embedding", which, "--json")
+        code, out, _ = command(*asked)
+        assert code == 0
+        digests[which] = json.loads(out)["digest"]
+    assert len(set(digests.values())) == 3
+    manifest = digest_files(signed, find_files(signed))
+    assert digests["none"] == manifest_digest(manifest).hex()
+    embedding = digest_files(other, ["weights"])
+    assert digests[other] == manifest_digest(whole_manifest(manifest, embedding)).hex()
+    assert len(whole_manifest({"weights": "1"}, {"weights": "2"})) == 2
+    code, _, err = command("verify", signed, "--key", pair[1], "--embedding", tmp_path / "no")
+    assert (code, "--embedding" in err) == (2, True)
 
 
 def test_the_digest_is_that_of_the_engines(signed: Path, pair: tuple[Path, Path]) -> None:
@@ -231,7 +255,8 @@ async def test_the_bundled_model_starts_under_its_signature(
     manifest = engine.manifest()
     await engine.close()
     assert set(manifest) == set(LOADED_FILES)
-    assert manifest_digest(manifest).hex() == json.loads(out)["digest"]
+    whole = whole_manifest(manifest, static_manifest())
+    assert manifest_digest(whole).hex() == json.loads(out)["digest"]
     assert command("verify", folder, "--engine", "embedded", "--key", pair[1])[0] == 0
 
 

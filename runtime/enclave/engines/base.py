@@ -54,6 +54,8 @@ class Sampling:
         max_tokens: Most tokens to generate, at least 1.
         seed: Same seed, same prompt, same engine build: same reply. None draws one.
         stop: Texts that end the reply; they are not part of it.
+        json_schema: A JSON schema that the reply must keep to, as text. Engines that cannot
+            constrain a reply pass it over, so whoever asks parses strictly.
     """
 
     temperature: float = 0.8
@@ -61,6 +63,7 @@ class Sampling:
     max_tokens: int = 256
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,15 @@ class Engine(Protocol):
         model: The model's name, shown to people.
         context_tokens: Whole window: prompt and reply together.
         notice: A line that every user should see (a toy model, say), or None.
+        instructable: Whether it follows instructions, so that it can be asked for facts and
+            summaries. A toy or a script cannot.
     """
 
     name: str
     model: str
     context_tokens: int
     notice: str | None
+    instructable: bool
 
     async def start(self) -> None:
         """Load the model; raises EngineError with a remedy."""

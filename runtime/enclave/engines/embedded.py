@@ -59,6 +59,7 @@ class EmbeddedEngine:
     """A bundled small model behind the engine protocol; see `base.Engine` for the contract."""
 
     name = "embedded"
+    instructable = False
 
     def __init__(
         self,

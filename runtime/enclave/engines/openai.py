@@ -36,6 +36,7 @@ class OpenAiEngine:
     """
 
     name = "openai"
+    instructable = True
 
     def __init__(
         self, base_url: str, model: str, *, api_key: str | None = None, context_tokens: int = 4096
@@ -112,6 +113,9 @@ class OpenAiEngine:
             body["seed"] = sampling.seed
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if sampling.json_schema is not None:
+            schema = {"name": "answer", "schema": orjson.loads(sampling.json_schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         self._running[request_id] = None
         try:
             async with self._session.post(

@@ -33,6 +33,7 @@ class ScriptedEngine:
     model = "script"
     context_tokens = 8192
     notice: str | None = "SCRIPTED: paced words for load tests, not a model."
+    instructable = False
 
     def __init__(
         self, *, first_token_s: float = 0.05, token_s: float = 0.02, tokens: int = 64

@@ -31,6 +31,7 @@ _PRIVATE_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+WORKER_EXTENSION = "runtime.enclave.engines.vllm_worker.WorkerExtension"
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -44,6 +45,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    instructable = True
 
     def __init__(
         self, model: str, *, max_model_len: int | None = None, signed: SignedBy | None = None
@@ -62,31 +64,15 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Digest and load the model; tens of seconds on a CPU."""
-        self._manifest = await asyncio.to_thread(_checked_manifest, self._source, self._signed)
-        for name, value in _PRIVATE_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        try:
-            import torch
-        except ImportError as error:
-            raise EngineError(
-                "vLLM is not installed in this environment: run `make vllm` first, "
-                "or use ENGINE=embedded",
-                code="engine_missing",
-            ) from error
-        on_cpu = not torch.cuda.is_available()
-        if on_cpu:
-            for name, value in _CPU_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-        if Path(self._source).is_dir():
-            # A local folder needs no hub; saying so keeps a start from waiting on the network.
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        self._manifest = await asyncio.to_thread(checked_manifest, self._source, self._signed)
+        on_cpu = prepare_environment(self._source)
         try:
             await self._load(on_cpu)
         except EngineError:
             raise
         except Exception as error:  # vLLM raises many kinds; each means: no engine
             raise EngineError(
-                f"vLLM could not load the model {self._source!r}: {_reason(error)}; "
+                f"vLLM could not load the model {self._source!r}: {reason(error)}; "
                 "check the folder or name, and the memory it needs",
                 code="engine_start",
             ) from error
@@ -99,15 +85,9 @@ class VllmEngine:
             )
 
     async def _load(self, on_cpu: bool) -> None:
-        try:
-            from vllm import AsyncEngineArgs
-            from vllm.v1.engine.async_llm import AsyncLLM
-        except ImportError as error:
-            raise EngineError(
-                "vLLM is not installed in this environment: run `make vllm` first, "
-                "or use ENGINE=embedded",
-                code="engine_missing",
-            ) from error
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
         arguments = AsyncEngineArgs(
             model=self._source,
             # None is its default and means the model's own; its annotation forgets that.
@@ -117,6 +97,7 @@ class VllmEngine:
             disable_log_stats=True,
             distributed_executor_backend="uni" if on_cpu else None,
             enforce_eager=on_cpu,
+            worker_extension_cls=WORKER_EXTENSION,
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._tokenizer = self._llm.get_tokenizer()
@@ -196,7 +177,7 @@ class VllmEngine:
         except EngineError:
             raise
         except Exception as error:  # EngineDeadError and relatives
-            raise EngineError(f"vLLM failed while it answered: {_reason(error)}") from error
+            raise EngineError(f"vLLM failed while it answered: {reason(error)}") from error
         finally:
             self._running.discard(request_id)
             self._aborted.discard(request_id)
@@ -212,9 +193,44 @@ class VllmEngine:
         return len(self._running)
 
 
+def prepare_environment(source: str) -> bool:
+    """Set what vLLM reads from the environment when it is imported; whether it runs on the CPU.
+
+    Raises:
+        EngineError: `engine_missing`: it is not installed.
+    """
+    for name, value in _PRIVATE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import torch
+    except ImportError as error:
+        raise _missing() from error
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        for name, value in _CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    if Path(source).is_dir():
+        # A local folder needs no hub; saying so keeps a start from waiting on the network.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import vllm  # noqa: F401 - whether it is there, before anything is loaded
+    except ImportError as error:
+        raise _missing() from error
+    return on_cpu
+
+
+def _missing() -> EngineError:
+    return EngineError(
+        "vLLM is not installed in this environment: run `make vllm` first, or use ENGINE=embedded",
+        code="engine_missing",
+    )
+
+
 def _parameters(sampling: Sampling, room: int) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    schema = sampling.json_schema
 
     return SamplingParams(
         temperature=sampling.temperature,
@@ -223,10 +239,12 @@ def _parameters(sampling: Sampling, room: int) -> Any:
         seed=sampling.seed,
         stop=list(sampling.stop),
         output_kind=RequestOutputKind.DELTA,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
     )
 
 
-def _checked_manifest(source: str, signed: SignedBy | None) -> dict[str, str]:
+def checked_manifest(source: str, signed: SignedBy | None) -> dict[str, str]:
+    """Digests of a model's files, which must be those that were signed; raises EngineError."""
     folder = Path(source)
     if folder.is_dir():
         names = find_files(folder, signed.file(folder) if signed else None)
@@ -242,6 +260,7 @@ def _checked_manifest(source: str, signed: SignedBy | None) -> dict[str, str]:
     return {"hub": hashlib.sha256(source.encode()).hexdigest()}
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong inside vLLM, without what it quotes."""
     # The first line only: later lines of vLLM's errors may quote the request.
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

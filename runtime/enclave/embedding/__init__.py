@@ -1,0 +1,1 @@
+"""Embeddings made inside the enclave: texts become vectors that recall compares."""
