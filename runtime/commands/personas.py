@@ -12,7 +12,14 @@ from runtime.commands.common import print_json, say
 from runtime.errors import Exit
 
 # Each adds its own commands below this one.
-_MODULES: tuple[str, ...] = ()
+_MODULES: tuple[str, ...] = (
+    "personas_files",
+    "personas_try",
+    "personas_cards",
+    "personas_publish",
+    "personas_audit",
+    "personas_search",
+)
 
 
 def add_parser(commands: Any) -> None:

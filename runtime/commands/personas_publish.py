@@ -31,7 +31,7 @@ from personas.errors import PersonaError
 from personas.files import load_package, read_bounded
 from personas.listing import Listing
 from personas.model import Persona
-from personas.package import Package
+from personas.package import Package, named
 from personas.sealing import NONCE_BYTES, seal_definition
 from runtime.client.creator import CreatorKeys
 from runtime.client.device import Device
@@ -234,7 +234,7 @@ async def _publish(creator: _Creator) -> int:
         "digest": listing.digest.hex(),
         "private": args.private,
         "files": len(files),
-        "files_left_out": len(package.files) - len(files),
+        "files_left_out": len(_named(package)) - len(files),
         "fingerprint": fingerprint(mine),
     }
     code = _tell(args, persona.handle, done, more)
@@ -256,10 +256,16 @@ def _files(package: Package) -> dict[bytes, bytes]:
     """Those that an enclave takes: the first so many, none of them too long."""
     short = [
         (bytes.fromhex(digest), data)
-        for digest, data in package.files.items()
+        for digest, data in _named(package).items()
         if 0 < len(data) <= MAX_PIECES * PIECE_BYTES
     ]
     return dict(short[:MAX_FILES])
+
+
+def _named(package: Package) -> dict[str, bytes]:
+    # A document's file is none of them: its text is in the definition.
+    theirs = {digest for _, digest in named(package.persona)}
+    return {digest: data for digest, data in package.files.items() if digest in theirs}
 
 
 def _sealed(keys: CreatorKeys, persona: Persona, listing: Listing) -> bytes:

@@ -101,3 +101,14 @@ def test_a_policy_that_refuses_simulated_evidence_grants_nothing(
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "enclave_refused"
+
+
+def test_a_persona_with_a_document(system: System, tmp_path: Path) -> None:
+    """Its text is in the definition, so the file that it came from is not sent."""
+    file = _file(tmp_path, "gardener")
+    (tmp_path / "leeks.md").write_text("Leeks are sown in March.\n")
+    file.write_text(file.read_text() + '\n[[knowledge]]\npath = "leeks.md"\n')
+    done = _run(system, tmp_path / "mine", "publish", file)
+    assert (done["number"], done["files"], done["files_left_out"]) == (0, 0, 0)
+    said = system.chat("gardener", "You?", home=tmp_path / "reader")
+    assert said["persona"]["digest"] == done["digest"]
