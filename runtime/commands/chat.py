@@ -35,6 +35,7 @@ from runtime.commands.common import (
     say,
 )
 from runtime.commands.memory import show_why, table
+from runtime.enclave.persona_text import greeting_of, speaker
 from runtime.errors import Exit, SottoError
 
 T = TypeVar("T")
@@ -52,6 +53,14 @@ def add_parser(commands: Any) -> None:
         "HANDLE@FINGERPRINT talks to it only where that key has published it",
     )
     parser.add_argument("--message", help="do one turn with this text and end")
+    parser.add_argument("--as", dest="user", metavar="NAME", help="what the persona calls you")
+    parser.add_argument(
+        "--greeting",
+        type=_number,
+        default=0,
+        metavar="N",
+        help="which of its greetings opens the conversation, from 0 (default: the first)",
+    )
     parser.add_argument("--json", action="store_true", help="with --message: print JSON")
     parser.add_argument(
         "--show-prompt",
@@ -62,6 +71,12 @@ def add_parser(commands: Any) -> None:
     add_shaping(parser)
     add_home(parser)
     parser.set_defaults(run=run)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +103,9 @@ async def _one_turn(args: argparse.Namespace, device: Device, home: DeviceHome) 
         result.fields["simulated"] = simulated
         if simulated and not args.json:
             sys.stderr.write(SIMULATED_LINE + "\n")
-        async for event in device.turn(found.reference, args.message):
+        # Nobody was greeted who came with a message.
+        options = TurnOptions(user=args.user)
+        async for event in device.turn(found.reference, args.message, options=options):
             result.take(event)
         code = result.end()
         await device.drained()
@@ -207,7 +224,7 @@ class _Conversation:
             device, home = self._call(self._connect())
             try:
                 self._found = self._call(resolve(device, home, self._args.persona))
-                self._greet(self._call(device.enclaves()))
+                self._greet(self._call(device.enclaves()), self._call(self._greeting(home)))
                 self._talk(device)
                 self._say_goodbye(device)
             finally:
@@ -227,9 +244,17 @@ class _Conversation:
         device = Device(home, self._policy, carrier(args), shaping=args.shaping)
         return await device.__aenter__(), home
 
-    def _greet(self, enclaves: list[LiveEnclave]) -> None:
+    async def _greeting(self, home: DeviceHome) -> str:
+        """The words that open the conversation, as the enclave will have them in its prompt."""
+        if (persona := self._found.persona) is None:
+            return ""  # a private persona's words are for enclaves alone
+        seed = bytes.fromhex(home.thread_keys(persona.handle).thread_id)
+        speak = speaker(persona, self._args.user or "", seed)
+        return greeting_of(persona, self._args.greeting, speak)
+
+    def _greet(self, enclaves: list[LiveEnclave], greeting: str) -> None:
         claims = enclaves[0].attested.claims
-        listing, persona = self._found.listing, self._found.persona
+        listing = self._found.listing
         say(f"{listing.name}: {listing.tagline}")
         if listing.key:
             shown = "private, " if listing.private else ""
@@ -239,8 +264,8 @@ class _Conversation:
             say(dim(SIMULATED_LINE))
         say(dim("Ctrl-C stops a reply; Ctrl-C or Ctrl-D at the prompt ends the chat."))
         say(dim("/help lists what else can be done here."))
-        if persona is not None and persona.greeting:
-            say(f"\n{listing.name}> {persona.greeting}")
+        if greeting:
+            say(f"\n{listing.name}> {plain(greeting)}")
 
     def _talk(self, device: Device) -> None:
         while True:
@@ -394,7 +419,11 @@ class _Conversation:
 
     async def _turn(self, device: Device, message: str, events: _Events) -> None:
         said = self._unkept
-        options = TurnOptions(incognito=None if said is None else tuple(said))
+        options = TurnOptions(
+            user=self._args.user,
+            greeting=None if self._found.persona is None else self._args.greeting,
+            incognito=None if said is None else tuple(said),
+        )
         reply = ""
         try:
             async for event in device.turn(self._found.reference, message, options=options):
