@@ -23,6 +23,8 @@ _COMMANDS = {
         "verify",
         "audit",
         "forget",
+        "memory",
+        "pair",
         "personas",
         "attest",
         "policy",

@@ -27,9 +27,12 @@ _CONNECTION = "+hello +auth +ping +select +client|setinfo +client|setname"
 _RULES = {
     "supervisor": f"{_CONNECTION} +shutdown",
     "enclave": (
-        "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:bundle:* ~sotto:enclave* "
-        f"{_CONNECTION} +evalsha +eval +xrange +xrevrange +xlen +xadd +hget +hmget +hset +hsetnx "
-        "+expire +unlink +del +sadd +srem"
+        "~{t:* ~sotto:leaves ~sotto:receipt:* ~sotto:bundle:* ~sotto:enclave* ~sotto:persona* "
+        f"~sotto:mailbox:* {_CONNECTION} "
+        "+evalsha +eval +xadd +xrange +hget +hmget +hset +hsetnx +hexists "
+        "+expire +unlink +del +sadd +srem +getrange +lset "
+        # Published personas, and what their script runs.
+        "+set +get +llen +lrange +lindex +rpush +exists +persist"
     ),
     "log": (
         f"~sotto:leaves ~sotto:settled ~sotto:receipt:* {_CONNECTION} "
