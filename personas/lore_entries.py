@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import re2  # type: ignore[import-untyped]
 
 from personas.decorators import parse_decorators
 from personas.jsontext import as_number, parse_json
@@ -15,6 +17,11 @@ from personas.patterns import BadPatternError, Pattern, compile_pattern, is_slas
 
 GRAM: Final = 3
 """Letters by which a key is known not to stand in a text, before it is looked for."""
+MAX_PATTERNS: Final = 256
+"""Regular expressions of one book: each takes time and memory of the enclave."""
+# Sorting the marks of one letter takes time with the square of their number; 30 are the most that
+# Unicode's stream-safe texts have (UAX #15, section 12).
+_MANY_MARKS: Final = re2.compile(r"\p{M}{31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,8 @@ def entry_id(entry: LorebookEntry) -> bytes:
 def prepare(book: Lorebook) -> Prepared:
     """Read decorators and compile patterns. Never raises: what cannot be obeyed is a flaw."""
     flaws: list[Flaw] = []
-    entries = tuple(_ready(entry, at, flaws) for at, entry in enumerate(book.entries))
+    room = iter(range(MAX_PATTERNS))
+    entries = tuple(_ready(entry, at, flaws, room) for at, entry in enumerate(book.entries))
     return Prepared(book, entries, tuple(flaws))
 
 
@@ -98,7 +106,7 @@ _UNSUPPORTED: Final[dict[str, Any]] = {
 }
 
 
-def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw]) -> Entry:
+def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw], room: Iterator[int]) -> Entry:
     place = f"lorebook.entries[{at}]"
     decorated = parse_decorators(entry.content)
     extensions = parse_json(entry.extensions) if entry.extensions else {}
@@ -118,7 +126,7 @@ def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw]) -> Entry:
         for index, value in enumerate(values):
             if as_regex or (tavern and is_slashed(value)):
                 try:
-                    made.append(compile_pattern(value, ignore_case=entry.case_sensitive is False))
+                    made.append(_pattern(value, entry.case_sensitive is False, room))
                 except BadPatternError as error:
                     broken = broken or as_regex
                     flaws.append(Flaw(f"{place}.{where}[{index}]", str(error)))
@@ -156,6 +164,15 @@ def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw]) -> Entry:
     )
 
 
+def _pattern(source: str, ignore_case: bool, room: Iterator[int]) -> Pattern:
+    if next(room, None) is None:
+        raise BadPatternError(
+            f"the book has more than {MAX_PATTERNS} patterns, and this one is not looked for: "
+            "write some as plain keys"
+        )
+    return compile_pattern(source, ignore_case=ignore_case)
+
+
 def _grams(keys: Sequence[str | Pattern]) -> frozenset[str] | None:
     """The first letters of each key, for a quick no; None where a key cannot be known by them."""
     plain = [key for key in keys if isinstance(key, str)]
@@ -172,5 +189,12 @@ def whole_number(value: Any) -> int | None:
 
 def fold(text: str, sensitive: bool) -> str:
     """The form in which keys and texts are compared."""
-    normal = unicodedata.normalize("NFC", text)
+    normal = composed(text)
     return normal if sensitive else normal.casefold()
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's form C; as it is, where a letter has more than 30 marks."""
+    if text.isascii() or _MANY_MARKS.search(text.encode("utf-8", "replace")) is not None:
+        return text
+    return unicodedata.normalize("NFC", text)

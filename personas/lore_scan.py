@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from personas.jsontext import as_number
-from personas.lore_entries import GRAM, Entry, fold
+from personas.lore_entries import GRAM, Entry, composed, fold
 from personas.macros import expand
 from personas.model import Lorebook
 from personas.patterns import Pattern
 
-MAX_SCANNED: Final = 131_072
+MAX_SCANNED: Final = 32_768
 """Characters of conversation that are searched, the newest ones."""
-# Characters that one call may compare; a book made to be slow ends here, without further matches.
-_WORK: Final = 200_000_000
-_REGEX_WEIGHT: Final = 16
+MAX_MATCHED: Final = 8_192
+"""Of those, characters that patterns see."""
+# What one call may cost, near 1 ns each; a book made to be slow ends here, without further matches.
+# A turn is answered on the event loop, where all others wait for it.
+_WORK: Final = 16_000_000
+_PER_ENTRY: Final = 1_000
+_PER_KEY: Final = 200
+_PER_GRAM: Final = 20
+_PER_LETTER: Final = 100  # of a text, once: folded, and its letters noted three by three
+_PER_PLACE: Final = 300  # where a key stands, and may not be a whole word
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +35,17 @@ class Said:
     text: str
 
 
+class _SpentError(Exception):
+    """Nothing is left of the work that one call may take."""
+
+
 class _Text:
     """A text to look in: as it is, folded, and which three letters stand in it together."""
 
     __slots__ = ("_encoded", "_folded", "_grams", "exact")
 
     def __init__(self, text: str) -> None:
-        self.exact = unicodedata.normalize("NFC", text)
+        self.exact = composed(text)
         self._folded: str | None = None
         self._encoded: bytes | None = None
         self._grams: dict[bool, set[str]] = {}
@@ -50,7 +60,7 @@ class _Text:
     @property
     def encoded(self) -> bytes:
         if self._encoded is None:
-            self._encoded = self.exact.encode("utf-8", "replace")
+            self._encoded = self.exact[-MAX_MATCHED:].encode("utf-8", "replace")
         return self._encoded
 
     def grams(self, sensitive: bool) -> set[str]:
@@ -75,34 +85,45 @@ class Scan:
         self._texts: dict[int, _Text] = {}
         self._fresh: _Text | None = None  # contents of the entries that woke last
         self._woken: list[str] = []  # contents of all that woke
+        self._room = MAX_SCANNED  # characters that may still join them
         self._whole: dict[int, _Text] = {}
         self._triggered: set[int] = set()
         room = MAX_SCANNED
         self._messages: list[str] = []  # newest first
         for message in reversed(said):
-            text = self._plain(message.text)[:room]
+            text = self._plain(message.text, room)
             self._messages.append(text)
-            room -= len(text)
+            # What macros swallow was read, too.
+            room -= max(len(text), len(message.text))
             if room <= 0:
                 break
 
-    def _plain(self, text: str) -> str:
+    def _plain(self, text: str, most: int) -> str:
         char, user = self._names
-        return expand(text, char=char, user=user, seed=self._seed, purpose="match")
+        return expand(
+            text[:most], char=char, user=user, seed=self._seed, purpose="match", limit=most
+        )
+
+    def _spend(self, work: int) -> None:
+        self._work -= work
+        if self._work < 0:
+            raise _SpentError
 
     def add(self, entries: Sequence[Entry]) -> bool:
         """Let contents wake others; False where they cannot."""
-        texts = [
-            self._plain(entry.text)
-            for entry in entries
-            if entry.tavern.get("prevent_recursion") is not True
-        ]
-        room = MAX_SCANNED - sum(map(len, self._woken))
-        if not self._book.recursive_scanning or not texts or room <= 0:
+        texts: list[str] = []
+        room = self._room
+        for entry in entries if self._book.recursive_scanning else ():
+            if room > 0 and entry.tavern.get("prevent_recursion") is not True:
+                texts.append(self._plain(entry.text, room))
+                room -= 1 + max(len(texts[-1]), min(room, len(entry.text)))
+        self._room = room
+        if not texts or self._work < 0:
             return False
-        fresh = "\n".join(texts)[:room]
+        fresh = "\n".join(texts)
         self._woken.append(fresh)
         self._fresh = _Text(fresh)
+        self._work -= len(fresh) * _PER_LETTER
         self._whole.clear()
         return True
 
@@ -110,7 +131,9 @@ class Scan:
         depth = len(self._messages) if depth is None else min(depth, len(self._messages))
         if depth not in self._texts:
             # Oldest first, for patterns that reach over lines.
-            self._texts[depth] = _Text("\n".join(reversed(self._messages[:depth])))
+            text = "\n".join(reversed(self._messages[:depth]))
+            self._spend(len(text) * _PER_LETTER)
+            self._texts[depth] = _Text(text)
         return self._texts[depth]
 
     def _all(self, depth: int | None) -> _Text:
@@ -119,16 +142,29 @@ class Scan:
         if not self._woken:
             return said
         if (key := -1 if depth is None else depth) not in self._whole:
-            self._whole[key] = _Text("\n".join((said.exact, *self._woken)))
+            text = "\n".join((said.exact, *self._woken))
+            self._spend(len(text) * _PER_LETTER)
+            self._whole[key] = _Text(text)
         return self._whole[key]
 
     def matches(self, entry: Entry) -> bool:
-        """Whether the entry's keys match: in the conversation, or in what woke since last asked."""
+        """Whether the entry's keys match: in the conversation, or in what woke since last asked.
+
+        Never, once the work that one call may take is done.
+        """
+        try:
+            return self._work >= 0 and self._matches(entry)
+        except _SpentError:
+            return False
+
+    def _matches(self, entry: Entry) -> bool:
+        self._spend(_PER_ENTRY)
         depth = self._book.scan_depth if entry.depth is None else entry.depth
         if entry.constant:
             triggered = True
         elif not (triggered := id(entry) in self._triggered):
             text = self._fresh or self._said(depth)
+            self._spend(len(entry.grams or ()) * _PER_GRAM)
             if entry.grams is None or not entry.grams.isdisjoint(text.grams(entry.sensitive)):
                 triggered = any(self._holds(key, text, entry) for key in entry.keys)
                 if triggered:
@@ -165,13 +201,15 @@ class Scan:
         if isinstance(key, str):
             place = text.of(entry.sensitive)
             if "{{" in key or "<" in key:
-                key = fold(self._plain(key), entry.sensitive)
-            self._work -= len(place)
-            if self._work < 0 or not key:
+                self._spend(len(key) * _PER_KEY)
+                key = fold(self._plain(key, MAX_MATCHED), entry.sensitive)
+            # A text made for it lets each place be compared with much of the key.
+            self._spend(_PER_KEY + len(place) * (1 + len(key) // 4))
+            if not key:
                 return False
-            return _has_word(place, key) if entry.whole else key in place
-        self._work -= len(text.exact) * _REGEX_WEIGHT
-        return self._work >= 0 and key.search(text.encoded)
+            return self._has_word(place, key) if entry.whole else key in place
+        self._spend(_PER_KEY + len(text.encoded) * (4 + key.size))
+        return key.search(text.encoded)
 
     def _lucky(self, entry: Entry) -> bool:
         if entry.tavern.get("useProbability") is not True:
@@ -182,13 +220,13 @@ class Scan:
         drawn = hashlib.blake2b(entry.id, digest_size=8, key=self._seed[:64]).digest()
         return int.from_bytes(drawn) % 10_000 < chance * 100
 
-
-def _has_word(text: str, word: str) -> bool:
-    at = text.find(word)
-    while at >= 0:
-        end = at + len(word)
-        before, after = text[at - 1 : at] if at else "", text[end : end + 1]
-        if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
-            return True
-        at = text.find(word, at + 1)
-    return False
+    def _has_word(self, text: str, word: str) -> bool:
+        at = text.find(word)
+        while at >= 0:
+            self._spend(_PER_PLACE)
+            end = at + len(word)
+            before, after = text[at - 1 : at] if at else "", text[end : end + 1]
+            if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
+                return True
+            at = text.find(word, at + 1)
+        return False

@@ -12,6 +12,7 @@ Where the specification leaves a choice, this is ours:
 - Entries that SillyTavern wrote are read as it reads them: it says `use_regex` of all of them and
   means keys between slashes.
 
+A call does a bounded amount of work (personas/lore_scan.py): what is left over does not match.
 Nothing here draws chance or knows a clock; a probability is decided by the seed.
 """
 

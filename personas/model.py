@@ -13,6 +13,7 @@ therefore part of the format and never changes.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -35,6 +36,8 @@ MAX_KNOWLEDGE_TEXT: Final = 262_144
 # as something other than it is (Unicode Technical Report 36, section 2.5).
 CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 BREAKS: Final = re.compile("[\t\n\u2028\u2029]")
+# Letters and symbols that show nothing.
+_BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 HANDLE_PATTERN: Final = r"^[a-z][a-z0-9-]{1,31}$"
 VERSION_PATTERN: Final = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"
@@ -54,6 +57,12 @@ def _one_line(text: str) -> str:
     if BREAKS.search(text):
         raise ValueError("must be one line")
     return _plain(text)
+
+
+def _visible(text: str) -> str:
+    if all(unicodedata.category(one)[0] in "CMZ" or one in _BLANKS for one in text):
+        raise ValueError("must hold something that can be seen")
+    return text
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -80,7 +89,7 @@ def _text(most: int, least: int = 1) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, min_length=least, max_length=most)
 
 
-Name = Annotated[str, _text(64), AfterValidator(_one_line)]
+Name = Annotated[str, _text(64), AfterValidator(_one_line), AfterValidator(_visible)]
 Sentence = Annotated[str, _text(160), AfterValidator(_one_line)]
 Speech = Annotated[str, _text(1_000), AfterValidator(_plain)]
 Line = Annotated[str, _text(1_024, 0), AfterValidator(_one_line)]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import re2  # type: ignore[import-untyped]
 
 MAX_PATTERN: Final = 2_048
-_MAX_MEMORY: Final = 1 << 20  # bytes of a compiled pattern
+_MAX_MEMORY: Final = 1 << 17  # bytes of a compiled pattern and of what it learns of a text
 _SLASHED: Final = re.compile(r"/(.+)/([a-zA-Z]*)", re.DOTALL)
 # JavaScript's spelling of what RE2 spells otherwise.
 _ESCAPES: Final = re.compile(
@@ -26,10 +26,12 @@ class BadPatternError(ValueError):
 class Pattern:
     """A compiled pattern."""
 
-    __slots__ = ("_compiled",)
+    __slots__ = ("_compiled", "size")
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
+        self.size: int = compiled._regexp.ProgramSize()
+        """Instructions: where memory runs out, each costs time at every byte."""
 
     def search(self, text: bytes) -> bool:
         """Whether the pattern matches anywhere in the text, which is UTF-8."""

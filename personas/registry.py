@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -38,9 +38,20 @@ _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _PAGE: Final = 1_000
 
 
-def is_reserved(handle: str) -> bool:
-    """Whether nobody may claim this handle: it would pass for the system's own, or for a path."""
-    return handle in _RESERVED or handle.startswith(_RESERVED_BEGINNINGS)
+def is_reserved(handle: str, bundled: Iterable[str] = ()) -> bool:
+    """Whether nobody may claim this handle: it would pass for the system's own, for a path, or to
+    the eye for one of those that are bundled."""
+    return (
+        handle in _RESERVED
+        or handle.startswith(_RESERVED_BEGINNINGS)
+        or _looks(handle) in map(_looks, bundled)
+    )
+
+
+def _looks(handle: str) -> str:
+    """What remains of a handle at a glance."""
+    plain = handle.replace("-", "").translate(str.maketrans("0i1", "oll"))
+    return plain.replace("rn", "m").replace("vv", "w")
 
 
 @dataclass(frozen=True, slots=True)

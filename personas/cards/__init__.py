@@ -92,7 +92,7 @@ def read_any(data: bytes, name: str) -> Imported:
     reader = Reader(name)
     if data.startswith(png.SIGNATURE):
         package, kind = _read_png(reader, data)
-    elif data.startswith(charx.SIGNATURE):
+    elif data.startswith((charx.SIGNATURE, charx.JPEG)):
         package, kind = _read_charx(reader, data)
     elif data.removeprefix(_BOM).lstrip()[:1] == b"{":
         package, kind = _read_json(reader, data)
@@ -213,9 +213,8 @@ def _made(reader: Reader, name: str, values: Mapping[str, Any]) -> Persona:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise reader.refuse(
-            f"`{place}`", f"cannot be kept: {first['msg']}", "Correct the file."
-        ) from None
+        rule = first["msg"].removeprefix("Value error, ")
+        raise reader.refuse(f"`{place}`", f"cannot be kept: {rule}", "Correct the file.") from None
     for key in ("handle", "language", "rating", "author", "licence"):
         reader.note(
             "default", key, f"set to `{getattr(persona, key)}`; set it yourself before you publish"
@@ -253,6 +252,14 @@ def _read_png(reader: Reader, data: bytes) -> tuple[Package, str]:
 
 def _read_charx(reader: Reader, data: bytes) -> tuple[Package, str]:
     _bound(reader, data, charx.MAX_ARCHIVE_BYTES)
+    if data.startswith(charx.JPEG):
+        if charx.END not in data[-charx.END_BYTES :]:
+            raise reader.refuse(
+                "the image",
+                "is a JPEG without a card",
+                "Give the PNG or CHARX file; images that a website converted lose their card.",
+            )
+        reader.note("lost", "byte 0", "the picture in front of the archive is not kept")
     contents = charx.unpack(reader, data)
     card = contents.pop(charx.CARD, None)
     if card is None:
@@ -384,11 +391,9 @@ def export(package: Package, format: Format) -> Exported:
     if format == "toml":
         return Exported(data, tuple(notes))
     again = read_any(data, f"persona.{format}").package
-    mine = package.persona.model_dump(mode="json", exclude_defaults=True)
-    theirs = again.persona.model_dump(mode="json", exclude_defaults=True)
+    mine, theirs = _said(package.persona), _said(again.persona)
     for key, value in mine.items():
-        # `extra` is about the source's own spelling, and `assets` about paths.
-        if key not in ("format", "extra", "assets", "avatar", "files") and theirs.get(key) != value:
+        if key not in ("format", "avatar", "files") and theirs.get(key) != value:
             notes.append(Note("lost", key, _lost(key, value, theirs)))
     kept_files = set(again.files)
     for key, file in [
@@ -402,8 +407,20 @@ def export(package: Package, format: Format) -> Exported:
     return Exported(data, tuple(notes))
 
 
+def _said(persona: Persona) -> dict[str, Any]:
+    # `extra` is about the source's own spelling, and `assets` about paths.
+    parts: Any = {
+        "extra": True,
+        "assets": True,
+        "lorebook": {"extra": True, "entries": {"__all__": {"extra"}}},
+    }
+    return persona.model_dump(mode="json", exclude_defaults=True, exclude=parts)
+
+
 def _lost(key: str, value: Any, theirs: Mapping[str, Any]) -> str:
     if key == "example_dialogues" and "example_text" in theirs:
         return "is carried as text"
     some = isinstance(value, list | dict) and key in theirs
-    return "is carried in part" if some else "is not carried as it stands"
+    if some:
+        return "is carried in part"
+    return "is not carried as it stands" if key in theirs else "is not carried"

@@ -36,9 +36,10 @@ def read_book(reader: Reader, source: Any, spec: Spec) -> Lorebook | None:
             f"has {len(entries)} entries, more than the {MAX_ENTRIES} allowed",
             "Split the lorebook.",
         )
-    if not all(isinstance(entry, Mapping) for entry in entries):
-        reader.note("changed", f"{place}.entries", "holds entries that are no objects")
-        entries = [entry for entry in entries if isinstance(entry, Mapping)]
+    there = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, Mapping)]
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            reader.note("changed", f"{place}.entries[{at}]", "is not an object, so it is left out")
     book = _model(
         reader,
         place,
@@ -51,14 +52,16 @@ def read_book(reader: Reader, source: Any, spec: Spec) -> Lorebook | None:
             f"{place}.recursive_scanning", source.get("recursive_scanning")
         ),
         entries=tuple(
-            _read_entry(reader, f"{place}.entries[{at}]", entry, spec)
-            for at, entry in enumerate(entries)
+            _read_entry(reader, f"{place}.entries[{at}]", entry, spec) for at, entry in there
         ),
         extensions=_extensions(reader, place, source),
     )
     changes = remainder(source, write_book(book, spec, remove=True))
     for flaw in prepare(book).flaws:
-        reader.note("ignored", flaw.place, flaw.problem)
+        # By the card's own numbers, where entries were left out.
+        number, _, rest = flaw.place.removeprefix("lorebook.entries[").partition("]")
+        at = there[int(number)][0]
+        reader.note("ignored", f"{place}.entries[{at}]{rest}", flaw.problem)
     return book.model_copy(update={"extra": object_text(changes)})
 
 

@@ -16,6 +16,10 @@ from personas.model import Path
 from personas.package import MAX_FILES_BYTES
 
 SIGNATURE: Final = b"PK\x03\x04"
+JPEG: Final = b"\xff\xd8\xff"
+END: Final = b"PK\x05\x06"
+END_BYTES: Final = 22 + 65_535
+"""An archive's last record stands in so many bytes, with its comment."""
 CARD: Final = "card.json"
 MAX_ARCHIVE_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRIES: Final = 1_024
@@ -31,7 +35,8 @@ def unpack(reader: Reader, data: bytes) -> dict[str, bytes]:
     """Return the files of an archive by path. Raises CardError.
 
     Number, names, sizes and kinds of all entries are checked before the first is unpacked, and
-    none may unpack to more than it says.
+    none may unpack to more than it says. What stands before the archive, a picture that some
+    programs put there, is not read.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -115,7 +115,8 @@ class Reader:
 
 def tag_of(text: str) -> str:
     """A tag from free text; "" where nothing is left."""
-    plain = unicodedata.normalize("NFC", text).lower()
+    # No more than can be in a tag, so that a letter with thousands of marks costs nothing.
+    plain = unicodedata.normalize("NFC", text[:256]).lower()
     # A word's own letters may come with marks, as in Hindi, which `\w` has no place for.
     kept = (one if unicodedata.category(one) in _IN_TAGS else "-" for one in plain)
     tag = re.sub("-+", "-", "".join(kept)).strip("-")[:32].strip("-")

@@ -34,6 +34,7 @@ _FIELDS: Final = {
 }
 
 Chunk = tuple[bytes, bytes]
+_TEXTS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 
 
 def read_chunks(reader: Reader, data: bytes) -> tuple[Chunk, ...]:
@@ -88,24 +89,50 @@ def join_chunks(chunks: Iterable[Chunk]) -> bytes:
     return b"".join(parts)
 
 
-def texts(chunks: Iterable[Chunk]) -> Iterator[tuple[int, str, bytes]]:
-    """Every tEXt chunk: its place, its keyword, its text."""
-    for at, (kind, body) in enumerate(chunks):
-        if kind == b"tEXt":
-            keyword, _, text = body.partition(b"\x00")
-            yield at, keyword.decode("latin-1"), text
+def texts(chunks: Iterable[Chunk]) -> Iterator[tuple[int, str, Chunk]]:
+    """Every text chunk: its place, its keyword, and itself; `text_of` reads it."""
+    for at, chunk in enumerate(chunks):
+        kind, body = chunk
+        if kind in _TEXTS:
+            yield at, body.partition(b"\x00")[0].decode("latin-1"), chunk
+
+
+def text_of(reader: Reader, place: str, chunk: Chunk, most: int) -> bytes:
+    """The text of a tEXt, zTXt or iTXt chunk, at most `most` bytes. Raises CardError."""
+    kind, body = chunk
+    text = body.partition(b"\x00")[2]
+    packed = kind == b"zTXt"
+    if packed:
+        text = text[1:]  # the method; there is one
+    elif kind == b"iTXt":
+        packed = text[:1] == b"\x01"
+        text = text[2:].split(b"\x00", 2)[-1]  # after language and translated keyword
+    if packed:
+        unpacking = zlib.decompressobj()
+        try:
+            text = unpacking.decompress(text, most + 1)
+        except zlib.error:
+            raise reader.refuse(place, "cannot be unpacked", "Export the card again.") from None
+        if not unpacking.eof and len(text) <= most:
+            raise reader.refuse(place, "is packed and cut short", "Export the card again.")
+    if len(text) > most:
+        raise reader.refuse(
+            place, f"holds more than the {most} bytes allowed", "Make the card smaller."
+        )
+    return text
 
 
 def find_card(reader: Reader, chunks: tuple[Chunk, ...]) -> tuple[str, bytes] | None:
     """The keyword and the JSON of the card: `ccv3` before `chara`; None where there is neither."""
-    found: dict[str, tuple[int, bytes]] = {}
-    for at, keyword, text in texts(chunks):
+    found: dict[str, tuple[int, Chunk]] = {}
+    for at, keyword, chunk in texts(chunks):
         if keyword.lower() in ("ccv3", "chara"):
-            found.setdefault(keyword.lower(), (at, text))
+            found.setdefault(keyword.lower(), (at, chunk))
     for keyword in ("ccv3", "chara"):
         if keyword in found:
-            at, text = found[keyword]
+            at, chunk = found[keyword]
             place = f"the `{keyword}` chunk (number {at})"
+            text = text_of(reader, place, chunk, MAX_CARD_BYTES * 3 // 2)
             return keyword, decode_base64(reader, place, text, MAX_CARD_BYTES)
     return None
 
@@ -127,12 +154,13 @@ def decode_base64(reader: Reader, place: str, text: bytes, most: int) -> bytes:
 def assets_of(reader: Reader, chunks: tuple[Chunk, ...], most: int) -> dict[str, bytes]:
     """Files embedded as `chara-ext-asset_:PATH`, by path."""
     files: dict[str, bytes] = {}
-    for at, keyword, text in texts(chunks):
+    for at, keyword, chunk in texts(chunks):
         if keyword.startswith(ASSET):
             place = f"the asset chunk (number {at})"
             path = keyword.removeprefix(ASSET)
             if path in files:
                 raise reader.refuse(place, "has the path of another", "Export the card again.")
+            text = text_of(reader, place, chunk, MAX_PNG_BYTES)
             files[path] = decode_base64(reader, place, text, most)
             most -= len(files[path])
     return files
@@ -142,22 +170,17 @@ def is_card_chunk(chunk: Chunk) -> bool:
     """Whether a chunk is a card's, or an asset's: not of the image."""
     kind, body = chunk
     keyword = body.partition(b"\x00")[0].decode("latin-1")
-    return kind == b"tEXt" and (keyword.lower() in ("ccv3", "chara") or keyword.startswith(ASSET))
+    return kind in _TEXTS and (keyword.lower() in ("ccv3", "chara") or keyword.startswith(ASSET))
 
 
 def plain_fields(reader: Reader, chunks: tuple[Chunk, ...]) -> dict[str, object] | None:
     """A card from plain text fields, as some early programs wrote them; None without a name."""
     card: dict[str, object] = {}
-    for at, keyword, text in texts(chunks):
+    for at, keyword, chunk in texts(chunks):
         key = _FIELDS.get(keyword.lower())
         if key is None or key in card:
             continue
-        if len(text) > _MAX_FIELD:
-            raise reader.refuse(
-                f"the `{keyword}` chunk (number {at})",
-                f"has {len(text)} bytes, more than the {_MAX_FIELD} allowed",
-                "Shorten it.",
-            )
+        text = text_of(reader, f"the `{keyword}` chunk (number {at})", chunk, _MAX_FIELD)
         try:
             value = text.decode()
         except UnicodeDecodeError:

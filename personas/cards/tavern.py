@@ -292,9 +292,8 @@ def _persona(reader: Reader, values: Mapping[str, Any]) -> Persona:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise reader.refuse(
-            f"`{place}`", f"cannot be kept: {first['msg']}", "Correct the card."
-        ) from None
+        rule = first["msg"].removeprefix("Value error, ")
+        raise reader.refuse(f"`{place}`", f"cannot be kept: {rule}", "Correct the card.") from None
 
 
 def _defaults(reader: Reader, data: Mapping[str, Any], persona: Persona, ours: Any) -> None:

@@ -29,7 +29,7 @@ def add_parsers(actions: Any) -> None:
     parser.add_argument(
         "--handle", action="append", default=[], help="one that this device has not seen, too"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     add_home(parser)
     parser.set_defaults(run=run)
 

@@ -65,7 +65,9 @@ def add_parsers(commands: Any) -> None:
     export.set_defaults(run=_run_export)
 
     for parser in (bring, export):
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,9 @@ def add_parsers(commands: Any) -> None:
     show.set_defaults(run=_run_show)
 
     for parser in (new, check, show):
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
 
 
 def load_any(path: Path) -> Imported:

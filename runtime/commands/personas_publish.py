@@ -54,6 +54,8 @@ from runtime.errors import Exit, SottoError
 from runtime.exporting import new_file
 
 _WATCH_S = 20.0
+# An enclave that holds too many lets the least used go.
+_GRANT_AGAIN_S = 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def add_parsers(actions: Any) -> None:
         "--handle",
         help="with --export: only what opens this private persona, for a new owner",
     )
-    keys.add_argument("--json", action="store_true", help="print JSON")
+    keys.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     add_home(keys)
     keys.set_defaults(run=run_keys)
 
@@ -151,7 +153,7 @@ def add_parsers(actions: Any) -> None:
 
 def _add(actions: Any, name: str, work: _Work, what: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=what, description=what)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     add_way(parser)
     add_home(parser)
     parser.set_defaults(run=lambda args: _run(args, work))
@@ -196,7 +198,7 @@ def run_keys(args: argparse.Namespace) -> int:
         print_json(told)
         return Exit.OK
     for name, value in told.items():
-        say(f"{name:<12}{value}")
+        say(f"{name:<15} {value}")
     if args.export is not None:
         say("Whoever has this file has these keys: keep it where you keep secrets.")
     return Exit.OK
@@ -345,7 +347,7 @@ def _tell(args: argparse.Namespace, handle: str, done: Published, more: dict[str
         print_json(told)
         return Exit.OK
     for name, value in told.items():
-        say(f"{name:<12}{value}")
+        say(f"{name:<15} {value}")
     if not done.proven:
         say("The log has not taken it yet; devices believe it when it has.")
     return Exit.OK
@@ -370,8 +372,11 @@ async def _grant(creator: _Creator) -> int:
     found = await grant(creator.device, reference, key)
     done = {one.keys for one in found if one.until is not None}
     _tell_grants(args, found)
+    granted = time.monotonic()
     while args.watch:
         await asyncio.sleep(_WATCH_S)
+        if time.monotonic() - granted > _GRANT_AGAIN_S:
+            granted, done = time.monotonic(), set()
         creator.device.forget_enclaves()
         try:
             found = await grant(creator.device, reference, key, done)

@@ -72,7 +72,7 @@ def add_parsers(commands: Any) -> None:
         default=[],
         help="with --offline: also the personas (*.toml) of this folder",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     add_way(parser)
     add_home(parser)
     parser.set_defaults(run=run)

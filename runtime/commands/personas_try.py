@@ -96,7 +96,9 @@ def add_parsers(commands: Any) -> None:
         parser.add_argument(
             "--context-tokens", type=int, metavar="N", help="the window (default: the engine's)"
         )
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
 
 
 def _count(text: str) -> int:

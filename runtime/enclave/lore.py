@@ -8,6 +8,7 @@ messages.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,8 @@ from personas.lorebook import Prepared, Said, WokenEntry, entry_id, prepare, wak
 from personas.model import Lorebook, Persona
 from runtime.enclave.engines.base import Message
 
-_PREPARED = 64
+# A book with as many patterns as there may be takes up to 32 MiB.
+_PREPARED = 32
 _BEFORE = frozenset({"before_char", "before_desc"})
 
 
@@ -57,6 +59,9 @@ class _Books:
     def __init__(self) -> None:
         self._known: OrderedDict[int, tuple[Lorebook, Prepared, frozenset[bytes]]] = OrderedDict()
 
+    def __contains__(self, book: Lorebook) -> bool:
+        return id(book) in self._known
+
     def get(self, book: Lorebook) -> tuple[Prepared, frozenset[bytes]]:
         """The book, and the ids of its entries that are always there."""
         known = self._known.get(id(book))
@@ -70,6 +75,12 @@ class _Books:
 
 
 _BOOKS = _Books()
+
+
+async def ready_lore(persona: Persona) -> None:
+    """Make a persona's lorebook ready off the event loop: a large one takes a while."""
+    if persona.lorebook is not None and persona.lorebook not in _BOOKS:
+        await asyncio.to_thread(_BOOKS.get, persona.lorebook)
 
 
 def wake_lore(

@@ -340,7 +340,7 @@ class PersonaRoutes:
     def _check_claimable(self, handle: str) -> None:
         if not _HANDLE.fullmatch(handle):
             raise ApiError(400, "handle_refused", "a handle is of the form [a-z][a-z0-9-]{1,31}")
-        if self._source.is_bundled(handle) or is_reserved(handle):
+        if is_reserved(handle, self._source.library.handles):
             raise ApiError(
                 409, "handle_reserved", f"the handle `{handle}` is reserved; choose another"
             )

@@ -23,6 +23,7 @@ from personas.model import HANDLE_PATTERN, Persona
 from personas.registry import Registry
 from personas.sealing import OVERHEAD, STEP_BYTES, open_definition
 from runtime.enclave.api import ApiError
+from runtime.enclave.lore import ready_lore
 from runtime.redis_client import end_if_cancelled
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _MAX_STATES = 4_096
 _MAX_CACHED = 512
 _MAX_CACHED_BYTES = 32 * 1024 * 1024
 _LOOK_EVERY_S = 2.0
+_PAGE_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,9 @@ class PersonaSource:
             return Found(self.library.get(handle), bundled)
         if (state := await self.state(handle)) is not None:
             listing = _chosen(state, digest)
-            return Found(await self._definition(listing), listing.digest)
+            persona = await self._definition(listing)
+            await ready_lore(persona)
+            return Found(persona, listing.digest)
         raise ApiError(404, "persona_unknown", self._unknown(handle))
 
     def _unknown(self, handle: str) -> str:
@@ -168,8 +172,9 @@ class PersonaSource:
             if length < first:
                 raise _damaged(f"the chain of `{handle}` had {first} steps and has {length} now")
             state = known
-            if length > first:
-                for signed in await self.registry.steps(handle, first, MAX_STEPS):
+            # A page at a time: a long chain is no work to do at once on the event loop.
+            for start in range(first, min(length, MAX_STEPS), _PAGE_STEPS):
+                for signed in await self.registry.steps(handle, start, _PAGE_STEPS):
                     if signed.step.handle != handle:
                         raise _damaged(f"a step of another handle stands in that of `{handle}`")
                     state = extend_chain(state, signed)
@@ -178,6 +183,9 @@ class PersonaSource:
         except AuthorshipError as error:
             raise _damaged(str(error)) from None
         if state is not None:
+            seen = self._states.get(handle)
+            if seen is not None and seen.number > state.number:
+                state = seen  # somebody who asked meanwhile was shown more
             self._states[handle] = state
             self._states.move_to_end(handle)
             if len(self._states) > _MAX_STATES:

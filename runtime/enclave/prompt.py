@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from memory.recall import Recalled, recent_within
+from memory.recall import Recalled, recall_share, recent_within
 from memory.records import Summary, Turn
 from personas.model import Persona
 from runtime.enclave.engines.base import Engine, Message
@@ -29,9 +29,8 @@ from runtime.enclave.persona_text import (
 COMPACT_BELOW_TOKENS = 2048
 # Room kept free for the reply, as a share of the window, before memory gets the rest.
 _REPLY_SHARE = 4
-# Of what persona and message leave, as shares: what wakes, what is recalled, what is looked up.
+# Of what persona and message leave, as shares: what wakes, what is looked up.
 _LORE_SHARE = 4
-_RECALL_SHARE = 4
 _KNOWLEDGE_SHARE = 6
 _SEED = b"sottovoce"
 # Turns by which the window jumps when it is full.
@@ -320,7 +319,7 @@ class _Builder:
         whole = first == 0 and everything <= left
         # Before the window is full nothing is recalled that does not stand in it; after that, what
         # is volatile keeps its share, so that the window does not move with each message.
-        budget = left if whole else left - left // _RECALL_SHARE
+        budget = left if whole else left - self._recall_room(left)
         self._chosen = list(recent_within(past, budget, self._cost, first=first, step=WINDOW_STEP))
         self._greeted = whole
 
@@ -337,13 +336,15 @@ class _Builder:
         return held[0] if held else self._scene.length
 
     def _recall(self, left: int) -> None:
-        policy, scene = self._scene.persona.memory, self._scene
-        if scene.recall is None or not policy.recall:
-            return
         unused = left - sum(map(self._cost, self._chosen))
-        budget = min(unused, left // _RECALL_SHARE, policy.recall_tokens)
-        if budget > 0:
-            self._recalled = tuple(scene.recall(budget, cost_of, self._window()))
+        budget = min(unused, self._recall_room(left))
+        if budget > 0 and self._scene.recall is not None:
+            self._recalled = tuple(self._scene.recall(budget, cost_of, self._window()))
+
+    def _recall_room(self, left: int) -> int:
+        policy = self._scene.persona.memory
+        wanted = policy.recall and self._scene.recall is not None
+        return recall_share(left, policy.recall_tokens) if wanted else 0
 
     def _fit(self) -> int:
         """Let go of what does not fit by the exact count, and return that.

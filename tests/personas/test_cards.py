@@ -3,6 +3,7 @@
 import base64
 import json
 import zipfile
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -216,6 +217,51 @@ def test_a_card_of_plain_text_fields_is_read() -> None:
     again = write(imported.package, "png")
     assert files.chunks_of(files.vector("puro-v1.png"))[:-1] == files.chunks_of(again)[:7]
     assert read_any(again, "again.png").package.persona.greeting == persona.greeting
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "packed iTXt"])
+def test_other_text_chunks_hold_cards_too(kind: str) -> None:
+    """Some tools write packed or international text; an export replaces it."""
+    body = base64.b64encode(files.dumps(files.v2()))
+    held = {
+        "zTXt": files.chunk(b"zTXt", b"chara\0\0" + zlib.compress(body)),
+        "iTXt": files.chunk(b"iTXt", b"chara\0\0\0en\0card\0" + body),
+        "packed iTXt": files.chunk(b"iTXt", b"chara\0\1\0\0\0" + zlib.compress(body)),
+    }
+    found = read_any(files.png(held[kind]), "zoe.png")
+    assert found.format == "png (v2)"
+    assert found.package.persona.name == "Zoë Lind"
+    again = write(found.package, "png")
+    assert files.card_of(again, b"chara") == files.v2()
+    assert not {b"zTXt", b"iTXt"} & {kind for kind, _ in files.chunks_of(again)}
+
+
+def test_a_charx_behind_a_picture_is_read() -> None:
+    """Some programs put a JPEG before the archive, so that it shows as a picture."""
+    data = b"\xff\xd8\xff\xe0" + bytes(500) + files.charx(files.v3(), {"a.txt": b"x"})
+    found = read_any(data, "zoe.jpeg")
+    assert found.format == "charx (v3)"
+    assert found.package.persona.name == "Zoë Lind"
+    assert [(note.kind, note.place) for note in found.report if note.kind == "lost"] == [
+        ("lost", "byte 0")
+    ]
+
+
+def test_entries_that_cannot_be_read_are_named_by_their_place() -> None:
+    """Those after one that is left out keep their numbers in the report."""
+    card = files.v2(
+        character_book={
+            "entries": [5, {"content": "x", "keys": 7}, {"keys": ["("], "use_regex": True}]
+        }
+    )
+    found = read_any(files.dumps(card), "x.json")
+    places = [note.place for note in found.report if "entries" in note.place]
+    assert places == [
+        "character_book.entries[0]",
+        "character_book.entries[1].keys",
+        "character_book.entries[2].keys[0]",
+    ]
+    assert json.loads(write(found.package, "json-v2")) == card
 
 
 def test_a_charx_keeps_every_file() -> None:

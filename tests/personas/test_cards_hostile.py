@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -32,6 +33,7 @@ def _refused(data: bytes, name: str, place: str, rule: str) -> CardError:
     return error
 
 
+BOMB = zlib.compress(bytes(50_000_000))
 CHARA = files.text("chara", files.dumps(files.v2()))
 
 
@@ -61,6 +63,13 @@ CHARA = files.text("chara", files.dumps(files.v2()))
             "path of another",
         ),
         (files.png(CHARA, files.text("chara-ext-asset_:../a", b"1")), "embedded asset", "leaves"),
+        (files.png(files.chunk(b"zTXt", b"chara\0\0" + BOMB)), "`chara`", "more than"),
+        (files.png(files.chunk(b"iTXt", b"name\0\1\0\0\0" + BOMB)), "`name`", "more than"),
+        (files.png(files.chunk(b"zTXt", b"ccv3\0\0" + BOMB[:99])), "`ccv3`", "cut short"),
+        (files.png(files.chunk(b"zTXt", b"ccv3\0\0%%")), "`ccv3`", "cannot be unpacked"),
+        (files.png(files.chunk(b"iTXt", b"ccv3")), "`ccv3`", "is not JSON"),
+        (b"\xff\xd8\xff\xe0" + bytes(99), "the image", "JPEG without a card"),
+        (b"\xff\xd8\xff\xe0" + bytes(99) + b"PK\5\6" + bytes(18), "the archive", "card.json"),
     ],
 )
 def test_png_files_that_are_not_whole(data: bytes, place: str, rule: str) -> None:
@@ -194,7 +203,10 @@ def test_a_bomb_costs_no_memory() -> None:
     bomb = _zip(("bomb", bytes(60_000_000)))
     claim = files.SIGNATURE + struct.pack(">I4s", 0x7FFFFFFF, b"IHDR") + bytes(64)
     long = files.png(files.chunk(b"tEXt", b"chara\x00" + base64.b64encode(bytes(6_000_000))))
-    for data, name, most in ((bomb, "x.charx", 3), (claim, "x.png", 1), (long, "x.png", 25)):
+    text = files.png(files.chunk(b"zTXt", b"chara\0\0" + BOMB))
+    for data, name, most in (
+        (bomb, "x.charx", 3), (claim, "x.png", 1), (long, "x.png", 25), (text, "x.png", 25),
+    ):  # fmt: skip
         tracemalloc.start()
         with pytest.raises(CardError):
             read_any(data, name)
@@ -216,7 +228,7 @@ def test_regular_expressions_cannot_hang_us() -> None:
     assert lorebook is not None
     assert len(lorebook.entries) == len(bad)
     flawed = {note.place for note in imported.report if note.kind == "ignored"}
-    assert {f"lorebook.entries[{at}].keys[0]" for at in (1, 2, 3, 4, 5)} <= flawed
+    assert {f"character_book.entries[{at}].keys[0]" for at in (1, 2, 3, 4, 5)} <= flawed
     assert "lorebook.entries[0].keys[0]" not in flawed
 
 

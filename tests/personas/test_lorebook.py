@@ -1,12 +1,14 @@
 """Lorebooks wake as Character Card V3 says."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from personas.decorators import parse_decorators
+from personas.lore_entries import MAX_PATTERNS, composed
 from personas.lorebook import MAX_PASSES, Said, Woken, entry_id, prepare, wake
 from personas.model import Lorebook, LorebookEntry
 
@@ -278,13 +280,36 @@ def test_decorators_leave_no_blank_lines() -> None:
 
 def test_a_book_made_to_be_slow_ends() -> None:
     """Work is bounded, so a turn is answered whatever a persona brings."""
-    keys = tuple(f"/(x+x+)+y{at}/" for at in range(256))
-    slow = prepare(Lorebook(entries=tuple(_entry(keys=keys, use_regex=True) for _ in range(20))))
-    woken = wake(slow, [Said("user", "x" * 100_000)], count_tokens=len, room=100)
-    assert woken.entries == ()
-    # Plain keys, too: the last one stands in the text, and is not reached.
-    many = [_entry(keys=tuple(f"xxx{at}" for at in range(250))) for _ in range(10)]
+    # The last of these stands in the text, and is not reached.
     last = _entry("reached", keys=("xxxx",))
-    text = "x" * 100_000
-    assert _woken(*many, last, said=text, room=10) == []
-    assert _woken(*many[:1], last, said=text, room=10) == ["reached"]
+    text = "x" * 32_000
+    patterns = [_entry(keys=(f"/(x|y)*x(x|y){{30}}z{at}/",), use_regex=True) for at in range(256)]
+    plain = [_entry(keys=tuple(f"xxx{at}" for at in range(250))) for _ in range(10)]
+    words = [_entry(keys=("x",), extensions=_tavern(match_whole_words=True)) for _ in range(10)]
+    depths = [_entry(keys=("xxxy",), content=f"@@scan_depth {at}\nlore") for at in range(99)]
+    for slow in (patterns, plain, words):
+        assert _woken(*slow, last, said=text, room=10) == []
+        assert _woken(*slow[:5], last, said="xxxx", room=10) == ["reached"]
+    assert _woken(*depths, last, said=[text[:320]] * 100, room=10) == []
+
+
+def test_a_book_has_a_bounded_number_of_patterns() -> None:
+    """Each takes memory; those that are too many are named, and do not match."""
+    book = Lorebook(
+        entries=tuple(
+            _entry(f"{at}", ("/pier/",), use_regex=True) for at in range(MAX_PATTERNS + 1)
+        )
+    )
+    ready = prepare(book)
+    assert [flaw.place for flaw in ready.flaws] == [f"lorebook.entries[{MAX_PATTERNS}].keys[0]"]
+    woken = wake(ready, [Said("user", "the pier")], count_tokens=len, room=10_000)
+    assert len(woken.entries) == MAX_PATTERNS
+
+
+def test_letters_with_very_many_marks_are_compared_as_they_are() -> None:
+    """Sorting marks takes time with the square of their number; the text is left alone."""
+    marks = "\u0301\u0316"
+    assert composed("e" + marks) == unicodedata.normalize("NFC", "e" + marks) != "e" + marks
+    many = "e" + marks * 16
+    assert composed(many) == many
+    assert _woken(_entry(), said=f"{many} pier") == ["lore"]

@@ -164,6 +164,7 @@ def test_a_persona_cannot_be_changed_after_loading() -> None:
         ('handle = "ruth"', 'handle = "../ruth"', "`handle`", "must match"),
         ('handle = "ruth"', f'handle = "{"r" * 33}"', "`handle`", "must match"),
         ('name = "Ruth Amsel"', 'name = ""', "`name`", "at least 1 character"),
+        ('name = "Ruth Amsel"', 'name = "\\u3164\\u200b"', "`name`", "can be seen"),
         ('name = "Ruth Amsel"', 'name = "   "', "`name`", "at least 1 character"),
         ('name = "Ruth Amsel"', 'name = "Ruth\\nAmsel"', "`name`", "must be one line"),
         ('name = "Ruth Amsel"', 'name = "Ruth\\u202EAmsel"', "`name`", "direction-override"),

@@ -64,6 +64,14 @@ def _tree(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_json_is_asked_for_before_the_command_or_behind_it(run: Command) -> None:
+    """Both places mean the same."""
+    assert run("new", "ruth")[0] == 0
+    before, behind = run("--json", "check", "ruth.toml"), run("check", "ruth.toml", "--json")
+    assert before == behind
+    assert json.loads(before[1])["files"][0]["file"] == "ruth.toml"
+
+
 def test_a_new_persona_loads_at_once(run: Command, tmp_path: Path) -> None:
     """The file that a creator begins with is a persona, and says what it still lacks."""
     code, out, _ = run("new", "old-ruth")

@@ -189,6 +189,10 @@ async def _reserved(stage: Stage) -> None:
     await (await stage.person()).publish(persona_of(handle="sotto-team"))
 
 
+async def _look_alike(stage: Stage) -> None:
+    await (await stage.person()).publish(persona_of(handle="vvren"))
+
+
 async def _bundled(stage: Stage) -> None:
     await (await stage.person()).publish(persona_of(handle="wren", version="9.0.0"))
 
@@ -218,6 +222,7 @@ async def _yesterday(stage: Stage) -> None:
         (_no_pieces, "pieces_missing"),
         (_reserved, "handle_reserved"),
         (_bundled, "handle_reserved"),
+        (_look_alike, "handle_reserved"),
         (_taken, "step_taken"),
         (_yesterday, "step_refused"),
     ],
