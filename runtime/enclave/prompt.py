@@ -32,6 +32,8 @@ _REPLY_SHARE = 4
 # Of what persona and message leave, as shares: what wakes, what is looked up.
 _LORE_SHARE = 4
 _KNOWLEDGE_SHARE = 6
+# No prose has so few tokens.
+_CHARACTERS_PER_TOKEN = 16
 _SEED = b"sottovoce"
 # Turns by which the window jumps when it is full.
 WINDOW_STEP = 8
@@ -234,6 +236,9 @@ class _Builder:
     def build(self, *, detail: bool) -> Prompt:
         scene, engine = self._scene, self._engine
         self._stable = self._stable_parts()
+        length = len(scene.message) + sum(len(text) for _, text in self._stable)
+        if length > engine.context_tokens * _CHARACTERS_PER_TOKEN:
+            raise PromptTooLongError  # macros can make much of little, and counting it takes long
         bare = self._fixed()
         left = engine.context_tokens - self._reserve - bare
         if left < 0:

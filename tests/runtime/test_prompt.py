@@ -545,3 +545,18 @@ def test_documents_are_found_by_words_and_by_meaning() -> None:
         assert "ferry" in best[0]
         assert sum(map(cost_of, best)) <= 400
         assert base.look_up("Do you like opera?", None, 400, cost_of) == []
+
+
+def test_a_persona_that_macros_blow_up_is_refused_before_it_is_counted() -> None:
+    """A published persona cannot hold the enclave with a text that its macros make of little."""
+    counted: list[int] = []
+
+    class Counting(ScriptedEngine):
+        def count_tokens(self, messages: Sequence[Message]) -> int:
+            counted.append(sum(len(one.content) for one in messages))
+            return super().count_tokens(messages)
+
+    loud = WREN.model_copy(update={"description": "<user>" * 5_000})
+    with pytest.raises(PromptTooLongError):
+        build_prompt(Scene(loud, "Hello", user="\u00e4" * 64), Counting())
+    assert max(counted, default=0) < 10_000
