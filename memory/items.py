@@ -120,21 +120,21 @@ class Items:
 
     def item(self, row: int) -> Item:
         """Return one row with its texts."""
-        one = self.rows[row]
+        # All columns at once, in the order of `ROW`: one by one they cost ten times as much.
+        index, at, flags, importance, _, by_index, by_at, _, time, until, _, text, extra = (
+            self.rows[row].item()
+        )
         end = int(self.text_ends[row])
-        middle = end - int(one["extra"])
-        begin = middle - int(one["text"])
-        flags = int(one["flags"])
-        by = reference(one["by_index"], one["by_at"]) if flags & SUPERSEDED else None
+        middle = end - extra
         return Item(
-            reference(one["index"], one["at"]),
+            reference(index, at),
             bool(flags & FACT),
-            self.text[begin:middle].tobytes().decode(),
+            self.text[middle - text : middle].tobytes().decode(),
             self.text[middle:end].tobytes().decode(),
-            int(one["importance"]),
-            int(one["time"]),
-            int(one["until"]) or None,
-            by,
+            importance,
+            time,
+            until or None,
+            reference(by_index, by_at) if flags & SUPERSEDED else None,
             bool(flags & PINNED),
         )
 

@@ -1,9 +1,9 @@
 """What of a thread goes back into the prompt: the newest turns, and what fits the new message.
 
-Ranking: cosine of embeddings, less what all of a thread's have in common (Mu and Viswanath, "All-but-
-the-Top", 2018), and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as texts are short),
-each between 0 and 1, weighted; then gently by importance and age. What was superseded comes back
-only beside what superseded it, and says until when it held.
+Ranking: cosine of embeddings, less what all of a thread's have in common (Mu and Viswanath, 2018,
+arXiv 1702.01417), and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as texts are
+short), each between 0 and 1, weighted; then gently by importance and age. What was superseded
+comes back only beside what superseded it, and says until when it held.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ TurnT = TypeVar("TurnT")
 
 _DAY: Final = 86_400
 _LEAST: Final = 8  # tokens that a memory takes at least, near enough
-_MISSES: Final = 8  # memories that were too long for what was left, before no more are tried
-_CANDIDATES: Final = 128  # of the best, how many are tried for the budget
+_MISSES: Final = 4  # memories that were too long for what was left, before no more are tried
+_CANDIDATES: Final = 48  # of the best, how many are tried for the budget
 _LENGTH_WEIGHT: Final = 0.4  # BM25's b: short texts all
 _FACT_LENGTH: Final = 0.3  # of the mean, at most
 _WORDS_WEIGHT: Final = 0.25
@@ -104,22 +104,33 @@ def recall(
     that was said in none but them, unless it is pinned.
     """
     items = view.items
-    if not len(items) or budget <= 0:
-        return ()
-    relevance = _relevance(items, query, view.model)
-    scores = _with_priors(items.rows, relevance, query.now)
-    chosen = _Chosen(items, query, budget, cost, scores)
-    for row in _best_first(items.flagged(PINNED | SUPERSEDED, PINNED), scores):
-        chosen.add(row, "pin")
     rows = items.rows
     fact = rows["flags"] & FACT != 0
     first = np.where(fact, rows["first"], rows["index"])
     there = (first >= since) & ~(fact & (first == NO_TURN))
+    pinned = items.flagged(PINNED | SUPERSEDED, PINNED)
+    if budget <= 0 or not np.any(pinned | ~there):
+        return ()  # as in every thread that stands in its prompt whole
+    relevance = _relevance(items, query, view.model)
+    scores = _with_priors(rows, relevance, query.now)
+    chosen = _Chosen(items, query, budget, cost, scores)
+    for row in _best_first(pinned, scores):
+        chosen.add(row, "pin")
     for row in _best_first(~there & (relevance >= _FLOOR), scores)[:_CANDIDATES]:
         if chosen.full:
             break
         chosen.consider(row)
     return chosen.result()
+
+
+def recall_share(left: int, most: int) -> int:
+    """Return how many of the tokens that are left recall may have; the newest turns get the rest.
+
+    Where little is left, memories are worth more than a longer stretch of talk: at equal room they
+    answer ten times as many questions (docs/performance.md), and the newest third still
+    holds the conversation together. `most` is all they ever get.
+    """
+    return min(2 * left // 3, most)
 
 
 def recent_within(
@@ -168,13 +179,14 @@ def _relevance(items: Items, query: Query, model: bytes) -> Scores:
 
 def _nearness(items: Items, vector: Vector) -> Scores:
     """Return the cosine with each row's embedding, from 0 to 1; of many rows, less their mean."""
-    norms = items.rows["norm"].astype(np.float64)
+    norms = items.rows["norm"]
     embedded = np.count_nonzero(norms)
     inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
     vectors = items.vectors.astype(np.float32)
     if embedded < _COMMON_FROM:
         return np.asarray(np.clip((vectors @ vector) * inverse / _NEARLY_SAME, 0, 1))
-    mean = np.asarray((inverse.astype(np.float32) @ vectors) / embedded)
+    # All in float32: mixed matrices are multiplied the slow way.
+    mean = (inverse @ vectors) / np.float32(embedded)
     rest = vector - mean
     # For a unit x: (x - m)(q - m) = x(q - m) - m(q - m), and |x - m|^2 = 1 - 2xm + mm.
     with_rest, with_mean = (vectors @ np.stack([rest, mean], axis=1)).T * inverse
@@ -265,17 +277,17 @@ class _Chosen:
         if row in self._found:
             return
         item = self._items.item(row)
-        said = meaning(item.text)
-        if item.until is None and any(said <= other for other in self._said):
-            return
         text = self._text(item)
         tokens = self._cost(text)
         if tokens > self._left:
             self._misses += 1
             return
-        self._left -= tokens
         if item.until is None:
+            said = meaning(item.text)
+            if any(said <= other for other in self._said):
+                return
             self._said.append(said)
+        self._left -= tokens
         score = float(self._scores[row])
         self._found[row] = Recalled(item.ref, kind, text, tokens, score, item.time)
 
@@ -297,7 +309,8 @@ class _Chosen:
     def _text(self, item: Item) -> str:
         day = self._day(item.time)
         if not item.fact:
-            text = f'{day}, user: "{item.text}"'
+            # Whose words these are the prompt says once for all.
+            text = f'{day}: "{item.text}"'
             # The reply only where it was asked for: what the user said is what counts.
             if self._is_asked_for(item):
                 text += f' You: "{item.extra}"'

@@ -20,6 +20,7 @@ from memory.errors import (
     CorruptError,
     ForgottenError,
     InvalidInputError,
+    RollbackError,
     RotatedError,
     TurnForgottenError,
 )
@@ -226,13 +227,15 @@ class ThreadStore:
         request_id: bytes,
         *,
         copied: int | None = None,
+        expected: Position | None = None,
     ) -> Rotated:
         """Seal every kept record anew in the thread of `new_keys`; then erase the old thread.
 
         Indexes stay: where a record was erased, there is a `Gap`. Turns that come in the meantime
         are copied too, because a thread is erased only where it was copied whole. The same request
         (16 bytes) goes on where it broke off, and is told the same again. `copied`: how many
-        records `copy` copied, where something else was written behind them since.
+        records `copy` copied, where something else was written behind them since. `expected`:
+        where `open` has just found that the old thread ends; it may have grown, and not shrunk.
 
         Raises ForgottenError where the thread was forgotten meanwhile, and then its copy is as
         well; RotatedError where another request rotated it; ConflictError where other writers left
@@ -244,6 +247,10 @@ class ThreadStore:
         for _ in range(_ROTATION_TRIES):
             try:
                 end = await self._io.end(keys)
+                if expected is not None:
+                    if end.length < expected.length:
+                        raise RollbackError(expected.length, end.length, "this enclave")
+                    judge(end, expected, "this enclave")
                 if beyond and end.length != copied:
                     break
                 await copy.catch_up(end)

@@ -154,6 +154,10 @@ class View:
         row = self.items.row(ref)
         return None if row is None else self.items.item(row)
 
+    def sources(self, ref: Ref) -> tuple[int, ...]:
+        """Return the turns that told a fact in view, ascending."""
+        return tuple(sorted(Draft(self.items).sources(ref)))
+
     def encode(self) -> bytes:
         """Return all but the window's turns, in at most `MAX_STATE_BYTES`."""
         items, summary = self.items, self.summary

@@ -15,6 +15,7 @@ import numpy.typing as npt
 Terms = npt.NDArray[np.uint32]
 
 MAX_TERMS: Final = 64  # of one text; what follows is not compared
+_PIECE: Final = 256
 _MAX_CHARS: Final = 4096
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
@@ -35,11 +36,17 @@ _STOP_TEXT: Final = (
 STOP: Final = frozenset(_STOP_TEXT.split())
 
 
+def _composed(text: str) -> str:
+    # In pieces: sorting a long run of combining marks takes the square of its length.
+    pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
+
+
 def words(text: str) -> list[str]:
     """Return the words of a text in order, in lower case; "don't" becomes "not"."""
     text = text[:_MAX_CHARS]
     plain = text.isascii()  # as most are, and then most of this has nothing to do
-    folded = text.lower() if plain else unicodedata.normalize("NFKC", text).casefold()
+    folded = text.lower() if plain else _composed(text).casefold()
     found: list[str] = []
     for word in _WORD.findall(folded):
         if plain and "'" not in word:

@@ -43,6 +43,7 @@ from runtime.enclave.api import (
     PersonaReference,
     TurnRequest,
 )
+from runtime.enclave.memory_api import MAX_PLACES
 from runtime.errors import Exit, SottoError
 from transport.shaping import DEFAULT_SHAPING, Shaping
 from transport.sse import EventDecoder
@@ -92,6 +93,7 @@ class _Turn:
     sealings: list[tuple[Sealing, Secrets]] = field(default_factory=list)
 
     steps: int = 0
+    erased: int = 0
 
     @property
     def incognito(self) -> bool:
@@ -236,8 +238,17 @@ class Device:
                     continue
                 await retrying.after(error)
             else:
+                await self._forget_erased(turn)
                 return
             self._http.forget()  # a restarted enclave has new keys
+
+    async def _forget_erased(self, turn: _Turn) -> None:
+        """Learn which records another device had erased, where this one does not know of all."""
+        handle = turn.persona.handle
+        if min(turn.erased, MAX_PLACES) > self._home.erased_count(handle):
+            # The answer is here all the same, and the next turn says so again.
+            with contextlib.suppress(SottoError, StreamLostError):
+                await self.memories.page(handle, limit=1)
 
     async def _follow(self, turn: _Turn, error: SottoError) -> dict[str, Any]:
         """Go on with the next thread, where another device ended this one; says so."""
@@ -496,6 +507,7 @@ class Device:
             ),
             Told(message, turn.text, tuple(sealing for sealing, _ in turn.sealings)),
         )
+        turn.erased = int(event.get("erased", 0))
         if position := event.get("position"):
             self._home.set_position(turn.persona.handle, position, turn.thread)
         turn.receipt_id = event["receipt_id"]

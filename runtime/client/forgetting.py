@@ -23,6 +23,7 @@ from runtime.client.retrying import Retrying
 from runtime.client.rows import ErasureRow
 from runtime.client.sealed import Call, LiveEnclave, SealedHttp, choose
 from runtime.enclave.api import FORGET_PATH, ForgetRequest
+from runtime.enclave.memory_api import MEMORY_PATH, ListRequest
 from runtime.errors import SottoError
 from runtime.sealing import open_receipt
 
@@ -49,14 +50,71 @@ class Forgetting:
 
     async def forget(self, persona: str) -> ErasureRow:
         """See `Device.forget`."""
-        for row in self._home.pending_erasures(persona):
-            if (row.thread, row.scope) == (self._home.thread(persona), Scope.ROTATION):
-                await self.abandon(row)
-        row = self._home.begin_erasure(persona, os.urandom(16).hex(), int(time.time()))
-        thread_key = self._home.thread_key(persona, row.thread)
-        request = ForgetRequest(thread_key=thread_key, turn_id=row.request_id)
-        erasure, signed, _ = await self.erase(row, FORGET_PATH, request)
-        return self._home.finish_erasure(row, erasure.enclave.hex(), signed, erasure.time)
+        for _ in range(MAX_STEPS):
+            for row in self._home.pending_erasures(persona):
+                if (row.thread, row.scope) == (self._home.thread(persona), Scope.ROTATION):
+                    await self.abandon(row)
+            await self._erase_copies(persona)
+            row = self._home.begin_erasure(persona, os.urandom(16).hex(), int(time.time()))
+            thread_key = self._home.thread_key(persona, row.thread)
+            request = ForgetRequest(thread_key=thread_key, turn_id=row.request_id)
+            try:
+                erasure, signed, _ = await self.erase(row, FORGET_PATH, request)
+            except SottoError as error:
+                # Under another key by now: it is that thread that is to be forgotten.
+                if error.code != "thread_rotated":
+                    raise
+                self._home.abandon_erasure(row)
+                self.moved_on(persona, row.thread, error)
+                continue
+            return self._home.finish_erasure(row, erasure.enclave.hex(), signed, erasure.time)
+        raise too_far()
+
+    async def _erase_copies(self, persona: str) -> None:
+        """Erase what a rotation that another device never ended has left in the next threads.
+
+        As long as the present thread is there, nobody talks in those after it.
+        """
+        thread = self._home.thread(persona)
+        if await self._holds(persona, thread) is None:
+            return
+        for number in range(thread + 1, thread + MAX_STEPS):
+            held = await self._holds(persona, number)
+            if held:
+                await self._erase_thread(persona, number)
+            elif held is not None:
+                return
+
+    async def _holds(self, persona: str, thread: int) -> bool | None:
+        """Whether a thread has records; None where it was erased."""
+        request = ListRequest(thread_key=self._home.thread_key(persona, thread), limit=1)
+        try:
+            answer = await self._asked(persona, thread, MEMORY_PATH + b"list", request)
+        except SottoError as error:
+            if error.code in THREAD_GONE:
+                return None
+            if error.code not in {"memory_corrupt", "memory_rollback"}:
+                raise
+            return True  # something that cannot be read
+        return not str(answer.get("position", "")).startswith("0.")
+
+    async def _erase_thread(self, persona: str, thread: int) -> None:
+        key = self._home.thread_key(persona, thread)
+        request = ForgetRequest(thread_key=key, turn_id=os.urandom(16).hex())
+        await self._asked(persona, thread, FORGET_PATH, request)
+
+    async def _asked(
+        self, persona: str, thread: int, path: bytes, request: BaseModel
+    ) -> dict[str, Any]:
+        """The answer about a thread, asked for until it comes."""
+        keys = self._home.thread_keys(persona, thread)
+        retrying = Retrying()
+        while True:
+            try:
+                return await (await self.send(keys, path, request)).read_json()
+            except (StreamLostError, SottoError) as error:
+                await retrying.after(error)
+            self.forget_enclaves()
 
     async def abandon(self, row: ErasureRow) -> None:
         """Give up a rotation: what was written under the new key is erased, and no receipt kept.
@@ -65,19 +123,8 @@ class Forgetting:
             SottoError: Nobody could be asked.
         """
         thread = row.target if row.target is not None else row.thread + 1
-        keys = self._home.thread_keys(row.persona, thread)
-        request = ForgetRequest(
-            thread_key=self._home.thread_key(row.persona, thread), turn_id=os.urandom(16).hex()
-        )
-        retrying = Retrying()
-        while True:
-            try:
-                await (await self.send(keys, FORGET_PATH, request)).read_json()
-            except (StreamLostError, SottoError) as error:
-                await retrying.after(error)
-            else:
-                return self._home.abandon_erasure(row)
-            self.forget_enclaves()
+        await self._erase_thread(row.persona, thread)
+        self._home.abandon_erasure(row)
 
     def forget_enclaves(self) -> None:
         """Ask anew before the next exchange: a restarted enclave has new keys."""
@@ -163,6 +210,14 @@ class Forgetting:
                 code="receipt_mismatch",
             )
         return erasure
+
+
+def too_far() -> SottoError:
+    """What is said where thread after thread is gone."""
+    return SottoError(
+        f"{MAX_STEPS} conversations in a row were forgotten on another device; ask once more",
+        code="thread_forgotten",
+    )
 
 
 def moved_line(persona: str, code: str) -> str:

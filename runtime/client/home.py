@@ -110,6 +110,15 @@ class DeviceHome:
         rows = self._execute("SELECT position FROM threads WHERE persona = ?", (persona,))
         return str(rows[0][0]) or None if rows else None
 
+    def knows(self, persona: str) -> bool:
+        """Whether this device has a conversation with a persona, or has seen its handle."""
+        return (
+            self.position(persona) is not None
+            or self.thread(persona) > 0
+            or self.pin(persona) is not None
+            or any(row.persona == persona for row in self.receipts())
+        )
+
     def set_position(self, persona: str, position: str, thread: int | None = None) -> None:
         """Remember where the chain stands; an earlier place than the one known is not taken.
 
@@ -297,11 +306,14 @@ class DeviceHome:
             )
 
     def refuse_receipt(self, receipt_id: str, problem: str) -> None:
-        """Note that what came is not this turn's receipt."""
-        self._execute(
-            "UPDATE receipts SET problem = ?, seal_key = NULL WHERE receipt_id = ?",
-            (problem, receipt_id),
-        )
+        """Note that what came is not this turn's receipt; its words cannot be shown to anybody."""
+        with self._transaction():
+            self._execute(
+                "UPDATE receipts SET problem = ?, seal_key = NULL WHERE receipt_id = ?",
+                (problem, receipt_id),
+            )
+            # Nor would the device learn which turn they are of, if that is forgotten.
+            self._forget_said("(?)", (receipt_id,))
 
     def receipts(self) -> Iterator[ReceiptRow]:
         """All receipts, oldest first."""
@@ -473,7 +485,8 @@ class DeviceHome:
 
     def _note_erased(self, persona: str, thread: int, places: Iterable[int]) -> int:
         new = set(places) - self._erased(persona)
-        for place in new:
+        # An answer about an earlier thread may come late; places in the present one are others'.
+        for place in new if thread == self.thread(persona) else ():
             self._execute("INSERT INTO erased VALUES (?, ?)", (persona, place))
         rows = self._execute(
             "SELECT receipt_id, receipt FROM receipts JOIN said USING (receipt_id) "
@@ -489,6 +502,10 @@ class DeviceHome:
         """Places of the present thread that were erased; a rotation leaves each where it was."""
         rows = self._execute("SELECT place FROM erased WHERE persona = ?", (persona,))
         return {int(place) for (place,) in rows}
+
+    def erased_count(self, persona: str) -> int:
+        """How many records of the present thread this device knows to be erased."""
+        return len(self._erased(persona))
 
     def _is_forgotten(self, persona: str, thread: int) -> bool:
         """Whether what was said in a thread is not in the present one."""

@@ -23,7 +23,7 @@ from memory.thread import Position
 from proofs.erasure import Scope
 from runtime.client.carrier import StreamLostError
 from runtime.client.exchange import SealedResponse
-from runtime.client.forgetting import MAX_STEPS, Forgetting
+from runtime.client.forgetting import MAX_STEPS, Forgetting, too_far
 from runtime.client.home import DeviceHome
 from runtime.client.retrying import Retrying
 from runtime.client.rows import ErasureRow
@@ -388,10 +388,7 @@ class Memories:
             except SottoError as error:
                 if not await self.follow(persona, thread, error):
                     raise
-        raise SottoError(
-            f"{MAX_STEPS} conversations in a row were forgotten on another device; ask once more",
-            code="thread_forgotten",
-        )
+        raise too_far()
 
     async def _with_retries(self, ask: Callable[[], Awaitable[T]]) -> T:
         retrying = Retrying()
@@ -419,6 +416,7 @@ _REFUSED = frozenset(
         "memory_corrupt",
         "memory_forgotten",
         "memory_invalid",
+        "memory_present",
         "memory_rollback",
         "memory_unknown",
         "request_too_large",

@@ -53,19 +53,20 @@ def run(args: argparse.Namespace) -> int:
     policy, _ = load_policy(args)
     home = DeviceHome(home_folder(args))
     try:
-        _check_handle(args.persona, home)
+        check_handle(args.persona, home)
         device = Device(home, policy, carrier(args))
         return asyncio.run(_forget(args, home, device))
     finally:
         home.close()
 
 
-def _check_handle(handle: str, home: DeviceHome) -> None:
-    """A persona that is gone can still be forgotten, where this device has spoken to it."""
+def check_handle(handle: str, home: DeviceHome) -> None:
+    """Refuse a handle that nobody has: a persona that is gone has memories all the same, where
+    this device knows it."""
     try:
         load_library().get(handle)
     except PersonaError as error:
-        if all(row.persona != handle for row in home.receipts()):
+        if not home.knows(handle):
             raise SottoError(str(error), code="persona_unknown", exit_code=Exit.USAGE) from None
 
 

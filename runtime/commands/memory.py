@@ -30,6 +30,7 @@ from runtime.commands.common import (
     print_json,
     say,
 )
+from runtime.commands.forget import check_handle
 from runtime.errors import Exit, SottoError
 from runtime.exporting import new_file
 
@@ -122,6 +123,9 @@ def run(args: argparse.Namespace) -> int:
     home = DeviceHome(home_folder(args))
     try:
         home.thread_keys(args.persona)
+        if args.action in ("write", "import"):
+            # Others only look into a thread that is empty; these would begin one.
+            check_handle(args.persona, home)
         device = Device(home, policy, carrier(args))
         return asyncio.run(_act(args, device))
     except MemoryStoreError as error:  # of the handle, before anything was asked

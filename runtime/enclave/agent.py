@@ -24,6 +24,7 @@ from memory.errors import (
     ForgottenError,
     MemoryStoreError,
     RollbackError,
+    RotatedError,
 )
 from memory.keys import ThreadKeys
 from memory.kinds import MAX_LINKS
@@ -149,6 +150,8 @@ class Agent:
         try:
             # Whoever asked may leave; what is begun is brought to its receipt.
             return await asyncio.shield(task)
+        except RotatedError as error:
+            raise ApiError(409, error.code, str(error)) from None
         except (MemoryStoreError, redis.exceptions.RedisError, OSError):
             raise ApiError(
                 503, "memory_unavailable", "the store is away; ask again under the same id"
@@ -203,10 +206,12 @@ class Agent:
         async with self._locks.setdefault(keys.thread_id, asyncio.Lock()):
             if erasing and self._remembering is not None:
                 await self._remembering.forget(keys)
-            yield
-            if erasing:
-                self._table.forget(keys)
-                self._views.drop(keys)
+            try:
+                yield
+            finally:
+                if erasing:
+                    self._table.forget(keys)
+                    self._views.drop(keys)
 
     async def close(self, grace_s: float) -> None:
         """Let running turns end within the grace, then stop them; `Places` refuses new ones."""
@@ -286,7 +291,7 @@ class Agent:
             place = Answered(record, view.position, view.position)
         else:
             place = await self._append(call, view, record)
-        turn.emit(_ended(place, prompt, reply))
+        turn.emit(_ended(place, prompt, reply, len(view.erased)))
         self._metrics.turns.labels(self._engine.name, record.outcome).inc()
         self._prove(call, place, sampling)
         if self._remembering is not None and not call.incognito:
@@ -489,13 +494,14 @@ def _record(
     )
 
 
-def _ended(place: Answered, prompt: Prompt, reply: Generation) -> dict[str, Any]:
+def _ended(place: Answered, prompt: Prompt, reply: Generation, erased: int) -> dict[str, Any]:
     """The last event of a turn that is in memory now."""
     return {
         "type": f"response.{place.turn.outcome}",
         "turn_id": place.turn.turn_id.hex(),
         "receipt_id": place.turn.receipt_id.hex(),
         "position": str(place.after),
+        "erased": erased,
         "finish_reason": reply.finish.value,
         "usage": {
             "prompt_tokens": prompt.tokens,

@@ -1,8 +1,8 @@
 """What the owner of a thread may see and change of its memory (docs/memory.md).
 
-Everything here reads the whole thread, which costs as much as it is long, and takes no part in a
-turn. What changes something has the thread to itself in this enclave, and appends as any writer
-does: another enclave may come between, and then the thread is read once more.
+What lists, searches, explains or erases reads the whole thread, which costs as much as it is long;
+a few do so at a time. What changes something has the thread to itself in this enclave, and appends
+as any writer does: another enclave may come between, and then the thread is read once more.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import cbor2
 
 from memory.errors import (
+    AnsweredError,
     ConflictError,
     CorruptError,
+    ForgottenError,
     InvalidInputError,
     MemoryStoreError,
     UnavailableError,
 )
 from memory.exports import to_json, to_markdown
+from memory.facts import canonical, single_valued
 from memory.forgetting import ErasurePlan, plan_erasure
 from memory.keys import ThreadKeys
 from memory.kinds import (
@@ -46,12 +50,14 @@ from memory.store import MAX_BATCH as MAX_APPENDED
 from memory.store import ThreadStore
 from memory.thread import Position
 from memory.vectors import Vector, quantise
+from memory.view import View
 from proofs.erasure import Erasure, Scope, sign_erasure, thread_commitment
 from runtime.enclave.agent import Agent
 from runtime.enclave.api import ApiError
 from runtime.enclave.binding import Binding
 from runtime.enclave.embedding.base import Embedder
 from runtime.enclave.memory_api import (
+    MAX_PLACES,
     EditRequest,
     ExportRequest,
     ForgetRecordsRequest,
@@ -70,9 +76,15 @@ from runtime.sealing import seal_receipt
 T = TypeVar("T")
 Json = dict[str, Any]
 
+MAX_PER_THREAD: Final = 4
+"""Requests about one thread that are answered side by side."""
+MAX_READING: Final = 4
+"""Threads that are read whole at a time."""
+MAX_READ_BYTES: Final = 256 * 2**20
+"""About how much of one thread is held at once."""
+
 _TRIES: Final = 4
 _EXPORT_PIECE: Final = 32 * 1024  # characters
-_PLACES_TOLD: Final = 16_384
 _NO_RECORD: Final = (
     cbor2.CBORDecodeError,
     InvalidInputError,
@@ -122,6 +134,8 @@ class Memories:
         self._outbox = outbox
         self._embedder = embedder
         self._clock = clock
+        self._asked: Counter[str] = Counter()
+        self._reading = asyncio.Semaphore(MAX_READING)
 
     async def page(self, asked: ListRequest) -> Json:
         """One page of memories."""
@@ -195,8 +209,8 @@ class Memories:
     async def pin(self, asked: PinRequest) -> Json:
         """Pin a fact or a turn, or let it go."""
 
-        async def once(keys: ThreadKeys, position: Position, ledger: Ledger) -> Json:
-            memory = _known(ledger, asked.ref)
+        async def once(keys: ThreadKeys, view: View) -> Json:
+            memory, position = await self._memory(keys, view, asked.ref), view.position
             if memory.kind == "summary":
                 raise ApiError(400, "invalid_request", "a summary cannot be pinned; pin a fact")
             if memory.pinned != asked.pinned:
@@ -210,32 +224,38 @@ class Memories:
     async def write(self, asked: WriteRequest) -> Json:
         """Add a fact in its owner's words, unless it is there."""
 
-        async def once(keys: ThreadKeys, position: Position, ledger: Ledger) -> Json:
-            for one in ledger.memories():
-                if one.kind == "fact" and one.superseded is None and one.text == asked.text:
-                    return {"position": str(position), "memory": shown(one)}
+        about = canonical(asked.about) or asked.about
+
+        async def once(keys: ThreadKeys, view: View) -> Json:
+            known = view.facts()
+            for one in known:
+                if one.text == asked.text:
+                    memory = await self._memory(keys, view, one.ref)
+                    return {"position": str(view.position), "memory": shown(memory)}
+            old = [one for one in known if single_valued(about) and one.extra == about]
             fact = Fact(
                 asked.text,
-                asked.about,
+                about,
                 asked.importance,
                 int(self._clock()),
-                pinned=asked.pinned,
+                supersedes=tuple(one.ref for one in old),
+                pinned=asked.pinned or any(one.pinned for one in old),
             )
-            return await self._append_fact(keys, position, ledger, fact)
+            return await self._append_fact(keys, view, fact)
 
         return await self._change(asked, once)
 
     async def edit(self, asked: EditRequest) -> Json:
         """Put a fact in its owner's words in the place of another."""
 
-        async def once(keys: ThreadKeys, position: Position, ledger: Ledger) -> Json:
-            old = _known(ledger, asked.ref)
+        async def once(keys: ThreadKeys, view: View) -> Json:
+            old = await self._memory(keys, view, asked.ref)
             if old.kind != "fact":
                 raise ApiError(400, "invalid_request", f"{old.ref} is no fact; only facts change")
             if old.superseded is not None:
-                newer = _known(ledger, old.superseded)
+                newer = await self._memory(keys, view, old.superseded)
                 if newer.text == asked.text and not newer.sources:
-                    return {"position": str(position), "memory": shown(newer)}
+                    return {"position": str(view.position), "memory": shown(newer)}
                 raise ApiError(
                     409,
                     "memory_superseded",
@@ -243,24 +263,27 @@ class Memories:
                 )
             fact = Fact(
                 asked.text,
-                old.about if asked.about is None else asked.about,
+                old.about if asked.about is None else canonical(asked.about) or asked.about,
                 old.importance if asked.importance is None else asked.importance,
                 int(self._clock()),
                 supersedes=(old.ref,),
                 pinned=old.pinned,
             )
-            return await self._append_fact(keys, position, ledger, fact)
+            return await self._append_fact(keys, view, fact)
 
         return await self._change(asked, once)
 
-    async def _append_fact(
-        self, keys: ThreadKeys, position: Position, ledger: Ledger, fact: Fact
-    ) -> Json:
+    async def _append_fact(self, keys: ThreadKeys, view: View, fact: Fact) -> Json:
+        index = view.position.length
         notes = await self._embedded(Notes(None, facts=(fact,)))
-        after = await self._store.append(keys, position, [notes])
-        ledger.take(position.length, notes)
-        memory = _known(ledger, Ref(position.length, 0))
+        after = await self._store.append(keys, view.position, [notes])
+        memory = Ledger([(index, notes)]).memories()[0]
         return {"position": str(after), "memory": shown(memory)}
+
+    async def _memory(self, keys: ThreadKeys, view: View, ref: Ref) -> Memory:
+        """A memory of this name: from the view, or where it has left that, from the thread."""
+        known = _in_view(view, ref)
+        return known if known is not None else _known(await self._fold(keys, view.position), ref)
 
     async def forget(self, asked: ForgetRecordsRequest, binding: Binding) -> Json:
         """Erase memories and what hangs together with them; or say what that would be."""
@@ -272,7 +295,9 @@ class Memories:
             return {"position": str(position), "would": told, "mentions": mentions}
         request_id = bytes.fromhex(asked.request_id)
 
-        async def once(keys: ThreadKeys, position: Position, ledger: Ledger) -> Json:
+        async def once(keys: ThreadKeys, view: View) -> Json:
+            position = view.position
+            ledger = await self._fold(keys, position)
             done = ledger.erasure(request_id)
             if done is None:
                 plan = await asyncio.to_thread(_planned, ledger, asked)
@@ -297,11 +322,12 @@ class Memories:
     ) -> bytes:
         """The sealed receipt of the erasure whose tombstone is at `index`."""
         before, after = await self._store.place(keys, index)
+        newest = ledger.turn(lambda _: True)
         erasure = await self._stated(
             keys,
             tombstone.request_id,
             binding,
-            ledger,
+            None if newest is None else newest.turn,
             scope=Scope.RECORDS,
             head=before.head,
             length=len(tombstone.erased),
@@ -333,10 +359,25 @@ class Memories:
                 there = await self._there(keys, position, asked.at, records)
                 records = records[there:]
             for start in range(0, len(records), MAX_APPENDED):
-                position = await self._store.append(
+                position = await self._append_imported(
                     keys, position, records[start : start + MAX_APPENDED]
                 )
         return {"position": str(position)}
+
+    async def _append_imported(
+        self, keys: ThreadKeys, position: Position, records: Sequence[Record]
+    ) -> Position:
+        with contextlib.suppress(AnsweredError):
+            after = await self._store.append(keys, position, records)
+            if after.length == position.length + len(records):
+                return after
+        raise ApiError(
+            409,
+            "memory_present",
+            "a turn of the import is in this conversation already, and would stand there twice; "
+            "nothing was changed. Forget the conversation first, or import its facts alone, from "
+            "Markdown",
+        )
 
     async def _there(
         self, keys: ThreadKeys, position: Position, at: int, records: Sequence[Record]
@@ -362,17 +403,23 @@ class Memories:
         async with self._agent.alone(keys, erasing=True):
             if asked.step == "copy":
                 return await self._copy(keys, new, _seen(asked))
-            done = await self._store.rotate(keys, new, request_id, copied=asked.copied)
+            end: Position | None = None
+            # One that is gone already may have ended at this very request: the store says so.
+            with contextlib.suppress(ForgottenError):
+                end = (await self._store.open(keys, expected=_seen(asked))).view.position
+            done = await self._store.rotate(
+                keys, new, request_id, copied=asked.copied, expected=end
+            )
             erased, position = done.erased, done.position
             erasure_id = keys.erasure_id(request_id)
             sealed = (await self._outbox.handed_over(erasure_id.hex())).sealed
             if sealed is None:
-                _, ledger = await self._fold(new, position)
+                turns = (await self._store.open(new, expected=None)).view.turns
                 erasure = await self._stated(
                     keys,
                     request_id,
                     binding,
-                    ledger,
+                    turns[-1][1] if turns else None,
                     scope=Scope.ROTATION,
                     head=erased.head,
                     length=erased.length,
@@ -389,7 +436,7 @@ class Memories:
             except ConflictError:
                 continue
             except CorruptError:
-                await self._fold(keys, source)  # raises where it is this thread that is damaged
+                await self._verify(keys, source)  # raises where it is this thread that is damaged
                 raise ApiError(
                     409,
                     "memory_conflict",
@@ -403,7 +450,7 @@ class Memories:
         keys: ThreadKeys,
         request_id: bytes,
         binding: Binding,
-        ledger: Ledger,
+        last: Turn | None,
         *,
         scope: Scope,
         head: bytes | None,
@@ -412,10 +459,7 @@ class Memories:
     ) -> Erasure:
         claims = binding.identity.claims
         erasure_id = keys.erasure_id(request_id)
-        last = ledger.turn(lambda _: True)
-        previous = None
-        if last is not None and last.turn is not None:
-            previous = await self._outbox.digest(keys, last.turn.receipt_id)
+        previous = None if last is None else await self._outbox.digest(keys, last.receipt_id)
         return Erasure(
             erasure_id=erasure_id,
             enclave=binding.identity.bundle_digest,
@@ -442,22 +486,54 @@ class Memories:
         return await self._outbox.hand_over_erasure(keys, erasure_id, sealed)
 
     async def _read(self, asked: MemoryRequest) -> tuple[Position, Ledger]:
-        return await self._whole(ThreadKeys(asked.thread_key), _seen(asked))
+        keys = ThreadKeys(asked.thread_key)
+        position = (await self._store.open(keys, expected=_seen(asked))).view.position
+        return position, await self._fold(keys, position)
 
-    async def _whole(self, keys: ThreadKeys, seen: Position | None) -> tuple[Position, Ledger]:
-        opened = await self._store.open(keys, expected=seen)
-        return await self._fold(keys, opened.view.position)
-
-    async def _fold(self, keys: ThreadKeys, position: Position) -> tuple[Position, Ledger]:
+    async def _fold(self, keys: ThreadKeys, position: Position) -> Ledger:
         """All records up to a position; nothing is relied on before the last is verified."""
-        records = [one async for one in self._store.scan(keys, position=position)]
-        # Of a long thread that takes a second, in which others want to be answered.
-        return position, await asyncio.to_thread(Ledger, records)
+        records: list[tuple[int, Record | None]] = []
+        room = MAX_READ_BYTES
+        async with self._reading:
+            async for index, record in self._store.scan(keys, position=position):
+                records.append((index, record))
+                room -= _size(record)
+                if room < 0:
+                    raise ApiError(
+                        413,
+                        "memory_too_large",
+                        f"this conversation takes more than {MAX_READ_BYTES} bytes, which is too "
+                        "much to be looked through at once; it can be rotated, or forgotten whole",
+                    )
+            # Of a long thread that takes a second, in which others want to be answered.
+            return await asyncio.to_thread(Ledger, records)
+
+    async def _verify(self, keys: ThreadKeys, position: Position) -> None:
+        async for _ in self._store.scan(keys, position=position):
+            pass
+
+    @contextlib.contextmanager
+    def asking(self, thread_key: bytes) -> Iterator[None]:
+        """Answer one request about a thread; ApiError where too many of it are not answered yet."""
+        name = ThreadKeys(thread_key).thread_id
+        if self._asked[name] >= MAX_PER_THREAD:
+            raise ApiError(
+                429,
+                "too_many_requests",
+                f"{MAX_PER_THREAD} requests about this memory are not answered yet; wait for one",
+            )
+        self._asked[name] += 1
+        try:
+            yield
+        finally:
+            self._asked[name] -= 1
+            if not self._asked[name]:
+                del self._asked[name]
 
     async def _change(
         self,
         asked: MemoryRequest,
-        once: Callable[[ThreadKeys, Position, Ledger], Awaitable[T]],
+        once: Callable[[ThreadKeys, View], Awaitable[T]],
     ) -> T:
         """Do something to a thread, once more where another writer came between."""
         keys = ThreadKeys(asked.thread_key)
@@ -466,10 +542,10 @@ class Memories:
         async with self._agent.alone(keys, erasing=erasing):
             for _ in range(_TRIES - 1):
                 try:
-                    return await once(keys, *await self._whole(keys, seen))
+                    return await once(keys, (await self._store.open(keys, expected=seen)).view)
                 except ConflictError:
                     continue
-            return await once(keys, *await self._whole(keys, seen))
+            return await once(keys, (await self._store.open(keys, expected=seen)).view)
 
     @property
     def _model(self) -> bytes:
@@ -539,6 +615,44 @@ def _shown_or_gone(ledger: Ledger, ref: Ref) -> Json:
     return {"ref": str(ref), "forgotten": True} if memory is None else shown(memory)
 
 
+def _in_view(view: View, ref: Ref) -> Memory | None:
+    """A fact or a turn as the ledger would show it; None where the view does not have all of it."""
+    item = view.find(ref)
+    if item is None:
+        return None
+    if not item.fact:
+        turn = next((one for index, one in view.turns if Ref(index) == ref), None)
+        if turn is None:
+            return None
+        said = Memory(ref, "turn", turn.time, turn.message, turn.reply, turn=turn)
+        return replace(said, pinned=item.pinned)
+    return Memory(
+        ref,
+        "fact",
+        item.time,
+        item.text,
+        about=item.extra,
+        importance=item.importance,
+        sources=view.sources(ref),
+        pinned=item.pinned,
+        superseded=item.superseded_by,
+        until=item.until,
+    )
+
+
+def _size(record: Record | None) -> int:
+    """About how many bytes a record takes while it is held."""
+    match record:
+        case Turn():
+            return 1024 + 2 * (len(record.message) + len(record.reply))
+        case Notes():
+            facts = (512 + 2 * len(one.text) + len(one.vector) for one in record.facts)
+            return 512 + len(record.vector) + sum(facts)
+        case Summary():
+            return 512 + 2 * len(record.text)
+    return 256
+
+
 def _known(ledger: Ledger, ref: Ref) -> Memory:
     memory = ledger.get(ref)
     if memory is not None:
@@ -599,7 +713,7 @@ def _names(turn: Turn, asked: WhyRequest) -> bool:
 
 def _places(ledger: Ledger) -> list[int]:
     """Indexes of erased records, for devices that still hold what was said there."""
-    return sorted(ledger.erased)[-_PLACES_TOLD:]
+    return sorted(ledger.erased)[-MAX_PLACES:]
 
 
 def _seen(asked: MemoryRequest) -> Position | None:

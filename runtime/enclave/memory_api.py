@@ -28,6 +28,8 @@ MAX_LISTED = 200
 MAX_REFS = 500
 """References in one request."""
 MAX_QUERY_CHARACTERS = 1000
+MAX_PLACES = 16_384
+"""Erased records that an answer names: the newest."""
 MAX_BATCH = 200
 """Records in one batch of an import."""
 MAX_BATCH_BYTES = 88 * 1024

@@ -43,7 +43,8 @@ def memory_routes(memories: Memories) -> Table:
     ) -> tuple[bytes, dict[bytes, Handler]]:
         async def handle(call: Call, _: str) -> Reply:
             asked = parse_asked(kind, call.request.content)
-            return json_reply(await _told(answer(asked)))
+            with memories.asking(asked.thread_key):
+                return json_reply(await _told(answer(asked)))
 
         return MEMORY_PATH + name, {b"POST": handle}
 
@@ -54,13 +55,15 @@ def memory_routes(memories: Memories) -> Table:
     ) -> tuple[bytes, dict[bytes, Handler]]:
         async def handle(call: Call, _: str) -> Reply:
             asked = parse_asked(kind, call.request.content)
-            return json_reply(await _told(answer(asked, call.binding)))
+            with memories.asking(asked.thread_key):
+                return json_reply(await _told(answer(asked, call.binding)))
 
         return MEMORY_PATH + name, {b"POST": handle}
 
     async def export(call: Call, _: str) -> Reply:
         asked = parse_asked(ExportRequest, call.request.content)
-        return Reply(200, _EVENTS, events=_encoded(await _told(memories.export(asked))))
+        with memories.asking(asked.thread_key):
+            return Reply(200, _EVENTS, events=_encoded(await _told(memories.export(asked))))
 
     return dict(
         (

@@ -205,11 +205,14 @@ class Remembering:
 
     async def _note(self, job: Job, view: View, index: int, turn: Turn) -> View:
         """Append the notes of one turn, unless somebody else did."""
+        erased = view.erased
         learned = await self._learn(job, view, index, turn)
         model, vectors = await self._vectors([turn.message, *(one.text for one in learned)])
         for _ in range(_TRIES):
-            if index not in view.pending:
-                return view  # by another replica; or the turn was erased
+            # By another replica; or the turn was erased, or what its facts were understood by: then
+            # the next turn has it noted anew.
+            if index not in view.pending or view.erased != erased:
+                return view
             notes = merge(
                 view,
                 index,

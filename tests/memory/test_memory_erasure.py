@@ -13,6 +13,7 @@ from memory.errors import (
     CorruptError,
     ForgottenError,
     InvalidInputError,
+    RollbackError,
     RotatedError,
     TurnForgottenError,
     UnavailableError,
@@ -330,6 +331,20 @@ async def test_a_rotated_thread_is_the_same_under_another_key(redis_client: Redi
     assert (await store.rotate(NEW, third, REQUEST)).position.length == 151
     records[3] = Gap()
     assert await whole(store, third) == [*records, tombstone(3)]
+
+
+async def test_a_thread_that_was_cut_back_since_it_was_opened_is_not_rotated(
+    redis_client: Redis,
+) -> None:
+    """Shorter, or as long and another: the old thread stays as it is."""
+    store = ThreadStore(redis_client)
+    await _thread(store)
+    end = (await store.open(KEYS, expected=None)).view.position
+    for seen in (Position(end.length + 1, bytes(32)), Position(end.length, bytes(32))):
+        with pytest.raises(RollbackError):
+            await store.rotate(KEYS, NEW, ROTATION, expected=seen)
+    assert (await store.open(KEYS, expected=end)).view.position == end
+    assert (await store.rotate(KEYS, NEW, ROTATION, expected=end)).erased.length == end.length
 
 
 async def test_an_empty_thread_can_be_rotated(redis_client: Redis) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.client.home import DeviceHome
-from runtime.client.rows import ReceiptRow
+from runtime.client.rows import ReceiptRow, Sealing, Told
 from runtime.errors import Exit, SetupError, SottoError
 from tests.e2e.system import ROOT
 
@@ -321,3 +321,23 @@ def test_a_database_that_fails_later_is_one_clear_error(home: DeviceHome) -> Non
             use()
         assert caught.value.code == "home"
         assert str(home.path) in str(caught.value)
+
+
+def test_a_late_answer_about_an_earlier_thread_takes_no_words_of_this_one(
+    home: DeviceHome,
+) -> None:
+    """Places that were erased there are other turns' here, and receipts of those are to come."""
+    assert home.move_on("wren", 0)
+    home.note_erased("wren", 0, [0, 1])
+    assert home._erased("wren") == set()
+    home.note_erased("wren", 1, [2])
+    assert home._erased("wren") == {2}
+
+
+def test_words_whose_receipt_was_refused_do_not_stay(home: DeviceHome) -> None:
+    """Nobody could be shown them, and nobody could say which turn they were, to forget it."""
+    sealing = Sealing("ee" * 32, bytes(32), bytes(32))
+    home.expect_receipt(a_row(), Told(b"My dog is called Juno.", "I see.", (sealing,)))
+    home.refuse_receipt(a_row().receipt_id, "its signature is not the enclave's")
+    home._checkpoint()
+    assert b"Juno" not in b"".join(one.read_bytes() for one in home.path.glob("device.db*"))

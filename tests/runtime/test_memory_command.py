@@ -149,6 +149,7 @@ def test_a_file_that_is_no_export_is_refused_with_file_place_and_remedy(
         ("pin", "wren", "dog"),
         ("list", "w" * 300),
         ("list", ""),
+        ("write", "wrenn", "I like tea."),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -398,17 +398,18 @@ def other_home(home: DeviceHome, tmp_path: Path) -> Iterator[DeviceHome]:
     other.close()
 
 
+@pytest.mark.parametrize("looks", ["memories", "say"])
 async def test_another_device_forgets_what_was_forgotten(
-    world: World, way: str, person: Person, other_home: DeviceHome
+    looks: str, world: World, way: str, person: Person, other_home: DeviceHome
 ) -> None:
-    """Its words of an erased turn go when it next looks; those of others stay."""
+    """Its words of an erased turn go when it next looks or speaks; those of others stay."""
     async with Device(other_home, world.policy(), RelayCarrier([way])) as device:
         other = Person(device, person.enclave)
         await other.say(JUNO)
         await other.say(LEEDS)
         await person.device.memories.forget("wren", [(await person.fact("Juno"))["ref"]])
         assert b"Juno" in on_disk(other_home)
-        await other.memories()
+        await getattr(other, looks)(*(["hello"] if looks == "say" else []))
         assert b"Juno" not in on_disk(other_home)
         assert b"Leeds" in on_disk(other_home)
 
@@ -706,3 +707,135 @@ async def test_a_change_waits_for_the_turn_that_runs(
     assert "tea" in texts
     assert home.position("wren") is not None
     assert len(await stored(world, home.thread_keys("wren"))) >= 2
+
+
+# Several devices, of which one stops in the middle.
+
+
+async def test_what_was_forgotten_does_not_come_back_from_another_devices_unfinished_import(
+    world: World, way: str, person: Person, other_home: DeviceHome
+) -> None:
+    """Its copy of the conversation lies where the next one would begin, and is erased with it."""
+    await person.say(JUNO)
+    carrier = CutCarrier([way])
+    async with Device(other_home, world.policy(), carrier) as device:
+        await device.enclaves()
+        carrier.left = 1
+        assert (await refused(device.memories.rotate("wren"))).code == "cut"
+    await person.device.forget("wren")
+    assert await person.memories() == []
+    await person.say("hello")
+    assert "Juno" not in person.prompt()
+    # The other one goes on with the same conversation, and not with its copy.
+    async with Device(other_home, world.policy(), RelayCarrier([way])) as device:
+        texts = [one["text"] for one in await Person(device, person.enclave).memories()]
+    assert texts == ["hello"]
+
+
+async def test_a_device_that_missed_a_rotation_forgets_the_conversation_all_the_same(
+    world: World, way: str, person: Person, other_home: DeviceHome
+) -> None:
+    """It is the thread of the new key that goes; the device is not stuck at the old one."""
+    await person.say(JUNO)
+    async with Device(other_home, world.policy(), RelayCarrier([way])) as device:
+        other = Person(device, person.enclave)
+        assert "Juno" in (await other.memories())[0]["text"]
+        await person.device.memories.rotate("wren")
+        row = await device.forget("wren")
+        assert decode_erasure(row.receipt or b"").unverified.length >= 1
+        assert await other.memories() == []
+        assert other_home.pending_erasures("wren") == []
+    assert await person.memories() == []
+
+
+async def test_an_import_of_what_is_there_already_is_refused_and_changes_nothing(
+    person: Person, home: DeviceHome
+) -> None:
+    """A turn stands in a conversation once; and what came with it is not dropped in silence."""
+    await person.say(JUNO)
+    before, thread = await person.memories(), home.thread("wren")
+    batch = from_json(await exported(person.device))
+    error = await refused(person.device.memories.import_records("wren", batch))
+    assert error.code == "memory_present", str(error)
+    assert (await person.memories(), home.thread("wren")) == (before, thread)
+    assert home.pending_erasures("wren") == []
+
+
+async def test_a_rotation_does_not_end_a_thread_that_was_cut_back_since_it_was_copied(
+    world: World, person: Person, home: DeviceHome
+) -> None:
+    """What was said between copy and end is missing: told, and the old thread stays."""
+    memories, keys = person.device.memories, home.thread_keys("wren")
+    await person.say(JUNO)
+    names = [f"{{t:{keys.thread_id}}}:{one}" for one in ("records", "turns")]
+    kept = [await world.client.dump(one) for one in names]
+    row = home.begin_erasure("wren", "11" * 16, 1, scope=Scope.ROTATION)
+    await memories._step(row, "copy")
+    await person.say(LEEDS)
+    for name, one in zip(names, kept, strict=True):
+        await world.client.restore(name, 0, one, replace=True)
+    error = await refused(memories._finish_rotation(row, None))
+    assert error.code == "memory_rollback", str(error)
+    assert await stored(world, keys) != []
+
+
+async def test_a_pin_and_an_edit_read_no_more_than_a_turn_does(
+    world: World, person: Person, home: DeviceHome
+) -> None:
+    """What is in view is changed without reading the thread from its beginning."""
+    await person.say(JUNO)
+    memories, ref = person.device.memories, (await person.fact("Juno"))["ref"]
+
+    async def pages() -> int:
+        stats = await world.client.info("commandstats")
+        return int(stats["cmdstat_lrange"]["calls"])
+
+    for work in (
+        memories.pin("wren", ref),
+        memories.edit("wren", ref, "My dog is called Juno the Second."),
+        memories.write("wren", "I like tea."),
+    ):
+        before = await pages()
+        await work
+        assert await pages() == before + 1
+
+
+async def test_a_written_fact_takes_the_place_of_one_about_the_same(person: Person) -> None:
+    """Where its subject has one value, as with a fact that was learned."""
+    memories = person.device.memories
+    old = (await memories.write("wren", "I live in Leeds.", about="user.home"))["memory"]["ref"]
+    new = (await memories.write("wren", "I live in York.", about="user.home"))["memory"]["ref"]
+    (shown,) = await person.memories(refs=[old])
+    assert shown["superseded_by"] == new
+    await memories.write("wren", "I like tea.", about="user.likes.tea")
+    await memories.write("wren", "I like chess.", about="user.likes.chess")
+    assert len(await person.memories(kinds=["fact"])) == 3
+
+
+async def test_one_thread_is_read_a_few_times_at_once_and_no_more(enclave: Enclave) -> None:
+    """Whoever asks more often is told to wait, and holds up nobody else."""
+    body = {"thread_key": a_turn(7)["thread_key"]}
+    keys = ThreadKeys(derive_thread_key((7).to_bytes(32, "big"), "wren"))
+
+    async def asked(name: str, **more: Any) -> int:
+        path = b"/v1/memory/" + name.encode()
+        return (await enclave.one_shot(inner({**body, **more}, path=path))).status
+
+    async with enclave.agent.alone(keys):
+        waiting = [asyncio.create_task(asked("write", text=f"fact {n}")) for n in range(6)]
+        while sum(one.done() for one in waiting) < 2:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    assert sorted(await asyncio.gather(*waiting)) == [200] * 4 + [429] * 2
+    assert await asked("list") == 200
+
+
+async def test_an_erasure_that_breaks_off_leaves_nothing_in_the_clear(enclave: Enclave) -> None:
+    """Whatever it ends with, the enclave lets go of the view that it had."""
+    keys = ThreadKeys(derive_thread_key((7).to_bytes(32, "big"), "wren"))
+    await enclave.one_shot(inner(a_turn(7)))
+    await enclave.remembering.settled()
+    assert enclave.remembering.views.get(keys) is not None
+    with pytest.raises(ConnectionError):
+        async with enclave.agent.alone(keys, erasing=True):
+            raise ConnectionError
+    assert enclave.remembering.views.get(keys) is None

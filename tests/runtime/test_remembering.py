@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from memory.errors import ConflictError
 from memory.keys import ThreadKeys
-from memory.records import Notes, Record, Turn
+from memory.records import Notes, Record, Ref, Tombstone, Turn
 from memory.store import STATE_EVERY, ThreadStore
 from memory.thread import Position
 from memory.view import View
@@ -441,3 +441,22 @@ async def test_open_views_take_only_so_much_memory_and_time(minded: Any) -> None
         while len(views):  # noqa: ASYNC110 - a timer of the loop's
             await asyncio.sleep(0.01)
     assert views.nbytes == 0
+
+
+async def test_nothing_is_noted_that_rests_on_what_is_erased_meanwhile(minded: Any) -> None:
+    """The model was shown what came before; what it answers counts only while that is there."""
+    engine = Secretary(facts("The user's dog eats porridge."))
+    mind = minded(engine)
+    await mind.note(await mind.say("My dog is called Rex", "Does Rex eat porridge?"))
+    engine.busy = 1
+    position = await mind.say("My dog eats it")
+    mind.remembering.put(Job(mind.keys, MemoryPolicy(), position, 0))
+    await asyncio.sleep(0.1)  # the thread is open, and the model not asked yet
+    tombstone = Tombstone(os.urandom(16), 1, (Ref(0),), (0,))
+    await mind.store.append(mind.keys, position, [tombstone], erase=[0])
+    engine.answers = [facts("The user's dog eats porridge.")]
+    engine.busy = 0
+    await mind.remembering.settled()
+    view = await mind.view()
+    assert [one.text for one in view.facts()] == []
+    assert len(view.unnoted()) == 1, "the next turn makes good for it"
