@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -45,13 +45,15 @@ def reply_while(system: System, role: str) -> str:
 
 
 def turns_remembered(system: System) -> int:
-    """Length of the memory chain, as the device last saw it."""
-    database = sqlite3.connect(system.home / "device.db")
-    try:
-        ((position,),) = database.execute("SELECT position FROM threads").fetchall()
-    finally:
-        database.close()
-    return int(position.split(".")[0])
+    """How many turns its owner is told that memory holds."""
+    file = system.data / "memory.json"
+    told = sotto(
+        "memory", "export", "wren", str(file), "--home", str(system.home), "--edge", system.edge
+    )
+    assert told.returncode == 0, told.stderr
+    records = json.loads(file.read_text())["records"]
+    file.unlink()
+    return sum(record["kind"] == "turn" for record in records)
 
 
 def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
@@ -64,13 +66,13 @@ def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
         # The script says the same words again, so even a new enclave goes on seamlessly.
         assert text.startswith(SCRIPT), f"{role}: {text!r}"
         assert len(text.split()) == 64, f"{role}: a gap or a repeat in {text!r}"
-        assert turns_remembered(scripted) == count, f"{role}: the turn was stored once"
         deadline = time.monotonic() + 30
         while scripted.children().keys() != before.keys() or (
             scripted.children()[role] == before[role]
         ):
             assert time.monotonic() < deadline, f"{role} was not started again"
             time.sleep(0.1)
+        assert turns_remembered(scripted) == count, f"{role}: the turn was stored once"
     rows = scripted.settled_receipts(len(roles))
     completed = [row for row in rows if row["outcome"] == "completed"]
     assert len(completed) == len(roles)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from personas.library import load_library
 from proofs.bundle import bundle_entry
 from proofs.ed25519 import raw_public
 from proofs.erasure import decode_erasure, erasure_entry
 from proofs.receipt import decode_receipt, receipt_entry
+from runtime.client.device import Device, TurnOptions
 from runtime.client.home import DeviceHome
 from runtime.client.rows import ReceiptRow, Sealing, Told
 from tests.proofs.archive_support import Conversation, Log
@@ -57,3 +60,15 @@ def fill_home(
         home.finish_erasure(begun, erased.enclave.hex(), story.erasure, erased.time)
         home.keep_erasure_proof(begun.receipt_id, log.proof(erasure_entry(story.erasure)))
         home.keep_cose(begun.receipt_id, log.cose(erasure_entry(story.erasure)))
+
+
+async def turns_remembered(device: Device) -> int:
+    """How many turns with Wren memory holds: asked incognito, so that it is no turn itself.
+
+    A position would not tell, since notes may stand between turns.
+    """
+    asked = TurnOptions(incognito=())
+    usage: dict[str, Any] = {}
+    async for event in device.turn(load_library().get("wren"), "And now?", options=asked):
+        usage = event.get("usage", usage)
+    return int(usage["remembered_turns"])

@@ -405,7 +405,7 @@ def test_a_gap_is_said_in_the_headline(command: Command, tmp_path: Path) -> None
     code, out, _ = command(file)
     assert code == 1
     assert out.startswith("Conversation archive: IS NOT COMPLETE; what is there holds")
-    assert "gap: the receipts of 1 turns before turn 3 are not here" in out
+    assert "gap: the receipt that turn 3 names is not here" in out
     told = json.loads(command(file, "--json")[1])
     assert (told["holds"], told["complete"], told["counts"]["holding"]) == (False, False, 4)
 
