@@ -21,9 +21,12 @@ from loadtest.attack import attack
 from loadtest.bench_evidence import evidence
 from loadtest.bench_functions import seal, verify
 from loadtest.bench_log import log
+from loadtest.bench_memory import memory
 from loadtest.bench_path import path
 from loadtest.bench_receipts import receipts
 from loadtest.bench_relay import relay
+from loadtest.bench_search import search
+from loadtest.recall.bench import recall
 from loadtest.rounds import Comparison, Effort, progress
 from runtime.commands.common import print_json, say
 from runtime.errors import Exit, SottoError
@@ -39,7 +42,10 @@ BENCHES: dict[str, Callable[[Effort], Iterator[Comparison] | AsyncIterator[Compa
     "path": path,
     "receipts": receipts,
     "relay": relay,
+    "search": search,
     "shaping": attack,
+    "memory": memory,
+    "recall": recall,
 }
 
 

@@ -1,0 +1,1 @@
+"""How well memory recalls: long histories, questions about them, three ways to answer."""
