@@ -181,7 +181,7 @@ class ForgetRequest(_Body):
     """``POST /v1/threads/forget``: erase the thread; `turn_id` is the erasure's own, random."""
 
 
-BodyT = TypeVar("BodyT", bound=_Body)
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 def parse_body(kind: type[BodyT], body: bytes) -> BodyT:

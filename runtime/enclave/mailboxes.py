@@ -16,7 +16,7 @@ from typing import Any, Final
 import redis.exceptions
 from redis.asyncio import Redis
 
-from runtime.enclave.api import ApiError
+from runtime.enclave.api import ApiError, parse_body
 from runtime.enclave.mailbox_api import (
     FIRST,
     MAILBOX_S,
@@ -25,7 +25,6 @@ from runtime.enclave.mailbox_api import (
     NAME_DIGITS,
     MailboxPut,
 )
-from runtime.enclave.memory_api import parse_asked
 from runtime.enclave.routes import Call, Handler, Reply, Table, json_reply
 from runtime.redis_client import hash_fields
 
@@ -98,7 +97,7 @@ class Mailboxes:
         return {MAILBOXES_PATH + b"/{id}": methods}
 
     async def _put(self, call: Call, name: str) -> Reply:
-        asked = parse_asked(MailboxPut, call.request.content)
+        asked = parse_body(MailboxPut, call.request.content)
         if len(asked.body) > MAX_BYTES[asked.message]:
             raise ApiError(
                 400,

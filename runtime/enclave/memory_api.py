@@ -6,7 +6,7 @@ Every resource is ``POST /v1/memory/<name>``. A thread is named by its key and b
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -14,12 +14,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
 )
 
 from memory.errors import InvalidInputError
 from memory.records import Ref
-from runtime.enclave.api import ApiError, Bytes32, Hex16
+from runtime.enclave.api import Bytes32, Hex16
 
 MEMORY_PATH = b"/v1/memory/"
 
@@ -209,16 +208,3 @@ class RotateRequest(MemoryRequest):
     request_id: Hex16
     step: Literal["copy", "finish"]
     copied: Annotated[int, Field(ge=0, le=2**32)] | None = None
-
-
-AskedT = TypeVar("AskedT", bound=BaseModel)
-
-
-def parse_asked(kind: type[AskedT], body: bytes) -> AskedT:
-    """Validate one request body; raises ApiError that names the field, never its value."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
-        raise ApiError(400, "invalid_request", f"{place}: {first['msg']}") from None

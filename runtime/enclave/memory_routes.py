@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import redis.exceptions
 
 from memory.errors import MemoryStoreError
-from runtime.enclave.api import ApiError
+from runtime.enclave.api import ApiError, parse_body
 from runtime.enclave.binding import Binding
 from runtime.enclave.engines.base import EngineError
 from runtime.enclave.memories import Memories, refusal_of
@@ -25,7 +25,6 @@ from runtime.enclave.memory_api import (
     SearchRequest,
     WhyRequest,
     WriteRequest,
-    parse_asked,
 )
 from runtime.enclave.routes import Call, Handler, Reply, Table, json_reply
 from transport.bhttp import Fields
@@ -42,7 +41,7 @@ def memory_routes(memories: Memories) -> Table:
         name: bytes, kind: type[RequestT], answer: Callable[[RequestT], Awaitable[dict[str, Any]]]
     ) -> tuple[bytes, dict[bytes, Handler]]:
         async def handle(call: Call, _: str) -> Reply:
-            asked = parse_asked(kind, call.request.content)
+            asked = parse_body(kind, call.request.content)
             with memories.asking(asked.thread_key):
                 return json_reply(await _told(answer(asked)))
 
@@ -54,14 +53,14 @@ def memory_routes(memories: Memories) -> Table:
         answer: Callable[[RequestT, Binding], Awaitable[dict[str, Any]]],
     ) -> tuple[bytes, dict[bytes, Handler]]:
         async def handle(call: Call, _: str) -> Reply:
-            asked = parse_asked(kind, call.request.content)
+            asked = parse_body(kind, call.request.content)
             with memories.asking(asked.thread_key):
                 return json_reply(await _told(answer(asked, call.binding)))
 
         return MEMORY_PATH + name, {b"POST": handle}
 
     async def export(call: Call, _: str) -> Reply:
-        asked = parse_asked(ExportRequest, call.request.content)
+        asked = parse_body(ExportRequest, call.request.content)
         with memories.asking(asked.thread_key):
             return Reply(200, _EVENTS, events=_encoded(await _told(memories.export(asked))))
 
