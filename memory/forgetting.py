@@ -1,9 +1,10 @@
 """Which records must go so that a memory is forgotten, and what of them must be written anew.
 
 With a turn go its notes, the facts that nothing else told, and every summary that covers it. With
-a fact go the turns that told it, unless its owner keeps them, and what goes with those; what it had
-superseded holds again. With a summary go those that were made of it. Records are erased whole: what
-remains of one is written again at the chain's end, under new references.
+a fact go the turns that told it, unless its owner keeps them, and the summaries of those; what else
+was learned from such a turn stays, and what the fact had superseded holds again. With a summary go
+those that were made of it. Records are erased whole: what remains of one is written again at the
+chain's end, under new references.
 """
 
 from collections.abc import Iterable, Mapping
@@ -76,7 +77,7 @@ class _Plan:
         told = {turn for ref in asked_facts for turn in self._sources[ref]}
         self._turns = asked_turns | (set() if keep_turns else told)
         self._facts = asked_facts | {
-            ref for ref, said in self._sources.items() if said and said <= self._turns
+            ref for ref, said in self._sources.items() if said and said <= asked_turns
         }
         # A summary tells a fact also where its owner keeps the turns.
         first = min(self._turns | told, default=self._length)

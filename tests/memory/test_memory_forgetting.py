@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from memory.errors import InvalidInputError
 from memory.facts import Learned
 from memory.forgetting import ErasurePlan, plan_erasure
-from memory.records import Notes, Pin, Ref, Summary, Turn
+from memory.records import Notes, Pin, Ref, Summary
 from tests.memory.memories import START, Thread, facts_of, turn
 
 
@@ -20,7 +20,7 @@ def _forget(thread: Thread, *refs: Ref, keep_turns: bool = False) -> ErasurePlan
 
 
 def test_with_a_fact_go_its_turns_and_what_was_made_of_them() -> None:
-    """The turn that told it, the summary of that turn, and other facts of that turn alone go."""
+    """The turn that told it and the summary of that turn go."""
     thread = Thread()
     thread.say("I like chess.")
     told = thread.say("I live in Leeds. I like rain.")
@@ -37,6 +37,24 @@ def test_with_a_fact_go_its_turns_and_what_was_made_of_them() -> None:
     assert facts_of(thread.view) == ["The user likes chess.", "The user likes rain."]
     assert thread.anew().encode() == thread.view.encode()
     assert all("Leeds" not in repr(vars(type(one))) for _, one in thread.records)
+
+
+def test_what_else_the_turn_told_is_kept() -> None:
+    """Whoever forgets that they live in Leeds has not asked to be forgotten as a nurse."""
+    thread = Thread()
+    told = thread.say("I live in Leeds. I work as a nurse.")
+    plan = _forget(thread, Ref(told + 1, 0))
+    assert [(str(one.ref), one.kind) for one in plan.shown] == [("m0", "turn"), ("m1.0", "fact")]
+    assert facts_of(thread.view) == ["The user works as a nurse."]
+    (notes,) = plan.append
+    assert isinstance(notes, Notes)
+    assert (notes.turn, notes.facts[0].sources) == (None, ())
+    assert b"Leeds" not in thread.view.encode()
+    # With the turn itself both go, for nothing else told them.
+    other = Thread()
+    told = other.say("I live in Leeds. I work as a nurse.")
+    _forget(other, Ref(told))
+    assert facts_of(other.view) == []
 
 
 def test_a_fact_that_another_turn_told_stays_with_a_new_reference() -> None:
@@ -171,10 +189,6 @@ def test_after_any_erasures_both_ways_to_fold_agree(
         assert thread.view.find(ref) is None
         held = {item.text for item in thread.view.facts()}
         assert before - held <= gone
-        for _, one in thread.records:
-            for fact in one.facts if isinstance(one, Notes) else ():
-                # What was learned from turns does not outlive the last of them.
-                assert any(isinstance(thread.records[at][1], Turn) for at in fact.sources)
 
 
 def test_an_erasure_has_a_largest_size() -> None:
