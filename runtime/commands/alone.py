@@ -11,12 +11,10 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from runtime.config import _Config, load_config, parse_config
+from runtime.config import ConfigT, load_config, parse_config
 from runtime.errors import Exit, SottoError
-
-ConfigT = TypeVar("ConfigT", bound=_Config)
 
 
 def add_listening(parser: argparse.ArgumentParser, port: int, told: str) -> None:

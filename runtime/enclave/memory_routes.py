@@ -37,16 +37,6 @@ _EVENTS: Fields = ((b"content-type", b"text/event-stream"),)
 def memory_routes(memories: Memories) -> Table:
     """Handlers by path and method, for `Routes`."""
 
-    def answers(
-        name: bytes, kind: type[RequestT], answer: Callable[[RequestT], Awaitable[dict[str, Any]]]
-    ) -> tuple[bytes, dict[bytes, Handler]]:
-        async def handle(call: Call, _: str) -> Reply:
-            asked = parse_body(kind, call.request.content)
-            with memories.asking(asked.thread_key):
-                return json_reply(await _told(answer(asked)))
-
-        return MEMORY_PATH + name, {b"POST": handle}
-
     def erases(
         name: bytes,
         kind: type[RequestT],
@@ -58,6 +48,12 @@ def memory_routes(memories: Memories) -> Table:
                 return json_reply(await _told(answer(asked, call.binding)))
 
         return MEMORY_PATH + name, {b"POST": handle}
+
+    def answers(
+        name: bytes, kind: type[RequestT], answer: Callable[[RequestT], Awaitable[dict[str, Any]]]
+    ) -> tuple[bytes, dict[bytes, Handler]]:
+        # Without a receipt there is nothing to bind.
+        return erases(name, kind, lambda asked, _: answer(asked))
 
     async def export(call: Call, _: str) -> Reply:
         asked = parse_body(ExportRequest, call.request.content)
