@@ -1,7 +1,9 @@
 """Make a small random Llama with a tokenizer and a chat template, for tests of the vLLM engine.
 
 It answers noise, at the speed of a front end rather than of a model: what it proves is
-everything around the weights. Needs torch and transformers (``make vllm`` installs them).
+everything around the weights. It knows no token that ends a reply: each has the length that was
+asked for, and no test meets one that ended by chance. Needs torch and transformers (``make vllm``
+installs them).
 
     python tools/make_tiny_model.py --out FOLDER [--seed 7]
 """
@@ -40,9 +42,7 @@ def make(out: Path, *, seed: int = 7, hidden: int = 64, layers: int = 2) -> Path
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>")
     fast.chat_template = TEMPLATE
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -55,7 +55,7 @@ def make(out: Path, *, seed: int = 7, hidden: int = 64, layers: int = 2) -> Path
             num_key_value_heads=2,
             head_dim=32,
             max_position_embeddings=16384,
-            eos_token_id=fast.eos_token_id,
+            eos_token_id=None,
             pad_token_id=fast.pad_token_id,
             bos_token_id=None,
             tie_word_embeddings=True,

@@ -127,9 +127,15 @@ class OpenAiEngine:
                     raise EngineError(f"the model server answered {response.status}")
                 self._running[request_id] = response
                 async for delta in _read(response):
+                    # What had arrived before the connection was closed is no longer the reply.
+                    if request_id in self._aborted:
+                        break
                     yield delta
                     if delta.finish is not None:
                         return
+            if request_id in self._aborted:
+                yield Delta("", 0, FinishReason.CANCELLED)
+                return
             raise EngineError("the model server ended its stream without a finish reason")
         except (aiohttp.ClientError, TimeoutError, TransportError, ValueError) as error:
             if request_id in self._aborted:
