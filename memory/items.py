@@ -21,7 +21,8 @@ Mask = npt.NDArray[np.bool_]
 FACT: Final = 1
 PINNED: Final = 2
 SUPERSEDED: Final = 4
-_FLAGS: Final = FACT | PINNED | SUPERSEDED
+CHANGE: Final = 8  # a turn that tells that something is no longer as it was
+_FLAGS: Final = FACT | PINNED | SUPERSEDED | CHANGE
 
 WHOLE: Final = 255  # place of a reference that names a record, not a fact in it
 NO_TURN: Final = MAX_INDEX  # first source of a fact that its owner wrote
@@ -71,6 +72,30 @@ def reference(index: Any, at: Any) -> Ref:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """How the vectors of items lie; each is thought of as of length 1.
+
+    `inverse` is what makes them so, 0 where there is none; `embedded` says how many there are;
+    `mean` is their mean and `lengths` how far each lies from it.
+    """
+
+    inverse: npt.NDArray[np.float32]
+    embedded: int
+    mean: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vectors: npt.NDArray[np.float32], norms: npt.NDArray[np.float32]) -> "Spread":
+        """Compute it; all in float32: mixed matrices are multiplied the slow way."""
+        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        embedded = int(np.count_nonzero(norms))
+        mean = np.asarray((inverse @ vectors) / max(embedded, 1), np.float32)
+        # For a unit x: |x - m|^2 = 1 - 2xm + mm.
+        squares = 1 - 2 * (vectors @ mean) * inverse + mean @ mean
+        return cls(inverse, embedded, mean, np.sqrt(np.maximum(squares, 1e-9)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Items:
     """Rows of `ROW` in the order of their references, and beside them vectors, texts, terms, links.
 
@@ -84,10 +109,22 @@ class Items:
     terms: Terms = field(repr=False)
     links: Rows
     text_ends: npt.NDArray[np.int64] = field(init=False, repr=False)
+    _spread: list[Spread] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         sizes = self.rows["text"].astype(np.int64) + self.rows["extra"]
         object.__setattr__(self, "text_ends", np.cumsum(sizes))
+
+    def floats(self) -> npt.NDArray[np.float32]:
+        """Return the vectors as float32: four times as large, so they are not kept."""
+        return self.vectors.astype(np.float32)
+
+    def spread(self, floats: npt.NDArray[np.float32] | None = None) -> Spread:
+        """Return how the vectors lie; computed once. `floats`: where `floats()` is at hand."""
+        if not self._spread:
+            known = self.floats() if floats is None else floats
+            self._spread.append(Spread.of(known, self.rows["norm"]))
+        return self._spread[0]
 
     @classmethod
     def none(cls) -> "Items":
@@ -110,9 +147,9 @@ class Items:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        parts = (self.rows, self.vectors, self.text, self.terms, self.links)
-        return sum(part.nbytes for part in parts)
+        """Bytes of all arrays, those of `spread` included."""
+        parts = (self.rows, self.vectors, self.text, self.terms, self.links, self.text_ends)
+        return sum(part.nbytes for part in parts) + 4 * (2 * len(self) + self.dim)
 
     def row(self, ref: Ref) -> int | None:
         """Return the row of a reference."""
@@ -125,17 +162,17 @@ class Items:
             self.rows[row].item()
         )
         end = int(self.text_ends[row])
-        middle = end - extra
+        both = self.text[end - extra - text : end].tobytes()
         return Item(
             reference(index, at),
-            bool(flags & FACT),
-            self.text[middle - text : middle].tobytes().decode(),
-            self.text[middle:end].tobytes().decode(),
+            flags & FACT != 0,
+            both[:text].decode(),
+            both[text:].decode(),
             importance,
             time,
             until or None,
             reference(by_index, by_at) if flags & SUPERSEDED else None,
-            bool(flags & PINNED),
+            flags & PINNED != 0,
         )
 
     def items(self, mask: Mask) -> Iterator[Item]:
@@ -246,17 +283,26 @@ class Draft:
         """Return the row of a reference."""
         return find_row(self.rows, ref)
 
-    def add(self, ref: Ref, texts: tuple[str, str], terms: Terms, **columns: int) -> int:
+    def add(
+        self,
+        ref: Ref,
+        texts: tuple[str, str],
+        terms: Terms,
+        *,
+        time: int,
+        importance: int,
+        flags: int = 0,
+        first: int = 0,
+    ) -> int:
         """Append a row and return its number; its two texts have at most 65,535 bytes each."""
         if self._size == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros(len(self._rows), ROW)])
         # Half a surrogate pair cannot stand in a record, and is replaced all the same.
         text, extra = (one.encode("utf-8", "replace") for one in texts)
-        row = self._rows[self._size]
-        row["index"], row["at"] = ref.index, WHOLE if ref.at is None else ref.at
-        row["text"], row["extra"], row["terms"] = len(text), len(extra), len(terms)
-        for name, value in columns.items():
-            row[name] = value
+        at = WHOLE if ref.at is None else ref.at
+        # All columns at once, in the order of `ROW`: one by one they cost five times as much.
+        start = (ref.index, at, flags, importance, len(terms))
+        self._rows[self._size] = (*start, 0, 0, first, time, 0, 0, len(text), len(extra))
         self._texts += [text, extra]
         self._terms.append(terms)
         self._size += 1
@@ -265,7 +311,8 @@ class Draft:
     def embed(self, row: int, vector: bytes) -> None:
         """Set the vector of a row; one of another length than the others' is left out."""
         values = np.frombuffer(vector, np.int8)
-        norm = float(np.linalg.norm(values.astype(np.float32)))
+        floats = values.astype(np.float32)
+        norm = float(np.sqrt(floats @ floats))
         if not norm or (self._dim and len(values) != self._dim):
             return
         self._dim = len(values)

@@ -412,7 +412,7 @@ def _several(values: object, name: str, check: Callable[[Any], str], most: int =
         return f"{name} must be a tuple"
     if len(values) > most:
         return f"{name} has {len(values)} entries, and at most {most} are kept"
-    return next(filter(None, map(check, values)), "")
+    return next(filter(None, map(check, values)), "") if values else ""
 
 
 def _ref(value: object) -> str:

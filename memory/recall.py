@@ -3,10 +3,12 @@
 Ranking: cosine of embeddings, less what all of a thread's have in common (Mu and Viswanath, 2018,
 arXiv 1702.01417), and BM25 (Robertson and Zaragoza, 2009, with term frequency 1, as texts are
 short), each between 0 and 1, weighted; then gently by importance and age. What was superseded
-comes back only beside what superseded it, and says until when it held.
+comes back only beside what superseded it, and says until when it held. A later turn that tells of a
+change comes back for what it is near to, as in pseudo-relevance feedback (Rocchio, 1971): it may
+say that this is no longer so, in words that are nobody's question.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeVar
@@ -14,13 +16,26 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from memory.items import FACT, NO_TURN, PINNED, SUPERSEDED, Item, Items, Mask, Rows, reference
+from memory.changes import asks_what_was
+from memory.items import (
+    CHANGE,
+    FACT,
+    NO_TURN,
+    PINNED,
+    SUPERSEDED,
+    Item,
+    Items,
+    Mask,
+    Rows,
+    reference,
+)
 from memory.kinds import Ref
 from memory.vectors import Vector
 from memory.view import View
-from memory.words import Terms, content, meaning, terms, words
+from memory.words import Terms, content, hashed, meaning, words
 
 Scores = npt.NDArray[np.float64]
+Kind = Literal["fact", "turn", "pin"]
 TurnT = TypeVar("TurnT")
 
 _DAY: Final = 86_400
@@ -38,6 +53,10 @@ _RECENCY_DAYS: Final = 30
 _RECENT_DAYS: Final = 60  # of which a day and a month are enough to name one
 _FACT_BONUS: Final = 0.05
 _OUTDATED: Final = 0.8  # what was superseded is worth less than what holds
+_SUBJECTS: Final = 3  # memories that say best what the message is about
+_CHANGES: Final = 8  # turns that may have changed it
+_CHANGE_WEIGHT: Final = 4.0  # of the cosine: near is as good as the memory itself
+_BESIDE: Final = 0.8  # at most, of that memory's worth
 _FLOOR: Final = 0.1  # below, a memory has nothing to do with the message
 _LONGEST_CHAIN: Final = 64
 _MONTHS: Final = (
@@ -85,7 +104,7 @@ class Recalled:
     """
 
     ref: Ref
-    kind: Literal["fact", "turn", "pin"]
+    kind: Kind
     text: str = field(repr=False)
     tokens: int
     score: float
@@ -111,9 +130,12 @@ def recall(
     pinned = items.flagged(PINNED | SUPERSEDED, PINNED)
     if budget <= 0 or not np.any(pinned | ~there):
         return ()  # as in every thread that stands in its prompt whole
-    relevance = _relevance(items, query, view.model)
+    asked = content(query.text).keys()
+    relevance = _relevance(items, query, asked, view.model)
+    if not asks_what_was(query.text):
+        relevance = _with_changes(items, relevance, ~there)
     scores = _with_priors(rows, relevance, query.now)
-    chosen = _Chosen(items, query, budget, cost, scores)
+    chosen = _Chosen(items, query, asked, scores, budget=budget, cost=cost)
     for row in _best_first(pinned, scores):
         chosen.add(row, "pin")
     for row in _best_first(~there & (relevance >= _FLOOR), scores)[:_CANDIDATES]:
@@ -162,12 +184,13 @@ def recent_within(
 
 def _best_first(mask: Mask, scores: Scores) -> list[int]:
     found = np.flatnonzero(mask)
-    return [int(row) for row in found[np.argsort(-scores[found], kind="stable")]]
+    ordered: list[int] = found[np.argsort(-scores[found], kind="stable")].tolist()
+    return ordered
 
 
-def _relevance(items: Items, query: Query, model: bytes) -> Scores:
+def _relevance(items: Items, query: Query, asked: Set[str], model: bytes) -> Scores:
     """Say how much each row has to do with the query, from 0 to 1."""
-    by_words = _bm25(items, terms(query.text))
+    by_words = _bm25(items, hashed(asked))
     rows, vector = items.rows, query.vector
     if vector is None or query.model != model or vector.shape != (items.dim,):
         return by_words
@@ -179,43 +202,65 @@ def _relevance(items: Items, query: Query, model: bytes) -> Scores:
 
 def _nearness(items: Items, vector: Vector) -> Scores:
     """Return the cosine with each row's embedding, from 0 to 1; of many rows, less their mean."""
-    norms = items.rows["norm"]
-    embedded = np.count_nonzero(norms)
-    inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-    vectors = items.vectors.astype(np.float32)
-    if embedded < _COMMON_FROM:
-        return np.asarray(np.clip((vectors @ vector) * inverse / _NEARLY_SAME, 0, 1))
-    # All in float32: mixed matrices are multiplied the slow way.
-    mean = (inverse @ vectors) / np.float32(embedded)
-    rest = vector - mean
-    # For a unit x: (x - m)(q - m) = x(q - m) - m(q - m), and |x - m|^2 = 1 - 2xm + mm.
-    with_rest, with_mean = (vectors @ np.stack([rest, mean], axis=1)).T * inverse
-    length = float(np.linalg.norm(rest))
-    lengths = np.sqrt(np.maximum(1 - 2 * with_mean + float(mean @ mean), 1e-9)) * max(length, 1e-9)
-    return np.asarray(np.clip((with_rest - float(mean @ rest)) / lengths, 0, 1))
+    vectors = items.floats()
+    spread = items.spread(vectors)
+    if spread.embedded < _COMMON_FROM:
+        return np.asarray(np.clip((vectors @ vector) * spread.inverse / _NEARLY_SAME, 0, 1))
+    rest = vector - spread.mean
+    # For a unit x: (x - m)(q - m) = x(q - m) - m(q - m).
+    near = (vectors @ rest) * spread.inverse - spread.mean @ rest
+    length = max(float(np.linalg.norm(rest)), 1e-9)
+    return np.asarray(np.clip(near / (spread.lengths * length), 0, 1))
+
+
+def _with_changes(items: Items, relevance: Scores, among: Mask) -> Scores:
+    """Raise the turns that tell of a change, where they may have changed what is asked for.
+
+    Such a turn gains by how near it is to one of the memories that say best what the message is
+    about, if that is older; it never counts for more than that memory does.
+    """
+    rows, spread = items.rows, items.spread()
+    news = np.flatnonzero((rows["flags"] & CHANGE != 0) & among)
+    if not len(news) or spread.embedded < _COMMON_FROM:
+        return relevance
+    best = relevance.argpartition(-_SUBJECTS)[-_SUBJECTS:]
+    near = np.maximum(_centred(items, news) @ _centred(items, best).T, 0)
+    index, known = rows["index"], relevance[best]
+    gained = np.minimum(relevance[news, None] + _CHANGE_WEIGHT * known * near, _BESIDE * known)
+    gained = (gained * (index[best] < index[news, None])).max(axis=1)
+    most = gained.argsort(kind="stable")[-_CHANGES:]  # of equals, the newest
+    raised = relevance.copy()
+    raised[news[most]] = np.maximum(relevance[news[most]], gained[most])
+    return raised
+
+
+def _centred(items: Items, of: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return rows' embeddings less what all have in common, each of length 1."""
+    spread = items.spread()
+    inverse = spread.inverse[of, None]  # 0 for what was not embedded yet: that is near to nothing
+    return (items.vectors[of] * inverse - spread.mean * (inverse > 0)) / spread.lengths[of, None]
 
 
 def _bm25(items: Items, asked: Terms) -> Scores:
     """Return BM25 as a share of what a text with all the query's known words would get."""
-    scores = np.zeros(len(items))
-    asked = np.unique(asked)
-    if not len(asked) or not len(items.terms):
-        return scores
-    place = np.minimum(np.searchsorted(asked, items.terms), len(asked) - 1)
-    hit = asked[place] == items.terms
     rows = items.rows
+    scores = np.zeros(len(rows))
+    # One by one: a query has few terms, and a row has each of them once.
+    places = [(items.terms == term).nonzero()[0] for term in sorted(set(asked.tolist()))]
+    frequency = np.array([len(found) for found in places])
+    if not frequency.any():
+        return scores
+    rarity = np.log1p((len(rows) - frequency + 0.5) / (frequency + 0.5))
     lengths = rows["terms"].astype(np.float64)
+    ends = lengths.cumsum()
+    for found, weight in zip(places, rarity.tolist(), strict=True):
+        scores[ends.searchsorted(found, "right")] += weight
     mean = max(float(lengths.mean()), 1)
     # The other words for its subject make a fact easier to find, and no longer to read.
     lengths = np.where(rows["flags"] & FACT != 0, np.minimum(lengths, _FACT_LENGTH * mean), lengths)
-    texts = np.repeat(np.arange(len(items)), items.rows["terms"])[hit]
-    place = place[hit]
-    frequency = np.bincount(place, minlength=len(asked))
-    rarity = np.log1p((len(items) - frequency + 0.5) / (frequency + 0.5))
     length = 1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * lengths / mean
-    found = np.bincount(texts, weights=rarity[place], minlength=len(items))
     most = float(rarity[frequency > 0].sum())
-    return np.clip(found * 2.2 / (1 + 1.2 * length) / max(most, 1e-9), 0, 1)
+    return np.minimum(scores * 2.2 / (1 + 1.2 * length) / max(most, 1e-9), 1)
 
 
 def _with_priors(rows: Rows, relevance: Scores, now: int) -> Scores:
@@ -233,7 +278,14 @@ class _Chosen:
     """What was chosen so far, and the budget that is left."""
 
     def __init__(
-        self, items: Items, query: Query, budget: int, cost: Callable[[str], int], scores: Scores
+        self,
+        items: Items,
+        query: Query,
+        asked: Set[str],
+        scores: Scores,
+        *,
+        budget: int,
+        cost: Callable[[str], int],
     ) -> None:
         self._items = items
         self._left = budget
@@ -241,7 +293,7 @@ class _Chosen:
         self._scores = scores
         self._asks_for_time = not _TIME_WORDS.isdisjoint(words(query.text))
         self._now = query.now
-        self._asked = content(query.text).keys()
+        self._asked = asked
         self._misses = 0
         self._found: dict[int, Recalled] = {}
         self._said: list[frozenset[str]] = []
@@ -257,26 +309,27 @@ class _Chosen:
         """Take a row where it fits and says something new, and before it what superseded it."""
         if row in self._found:
             return
-        one = self._items.rows[row]
-        fact = bool(one["flags"] & FACT)
-        if not one["until"]:
-            self.add(row, "fact" if fact else "turn")
+        item = self._items.item(row)
+        if item.until is None:
+            self._take(row, item, "fact" if item.fact else "turn")
             return
-        heads = [self._head(old) for old in ([row] if fact else self._changed_in(one["index"]))]
+        changed = [row] if item.fact else self._changed_in(item.ref.index)
+        heads = [self._head(old) for old in changed]
         for head in heads:
             if head is not None:
                 self.add(head, "fact")
-        if fact and heads[0] not in self._found:
+        if item.fact and heads[0] not in self._found:
             return
-        self.add(row, "fact" if fact else "turn")
-        if fact and row in self._found and heads[0] is not None:
+        self._take(row, item, "fact" if item.fact else "turn")
+        if item.fact and row in self._found and heads[0] is not None:
             self._beside[row] = heads[0]
 
-    def add(self, row: int, kind: Literal["fact", "turn", "pin"]) -> None:
+    def add(self, row: int, kind: Kind) -> None:
         """Take a row where it fits and says something new."""
-        if row in self._found:
-            return
-        item = self._items.item(row)
+        if row not in self._found:
+            self._take(row, self._items.item(row), kind)
+
+    def _take(self, row: int, item: Item, kind: Kind) -> None:
         text = self._text(item)
         tokens = self._cost(text)
         if tokens > self._left:
@@ -284,7 +337,7 @@ class _Chosen:
             return
         if item.until is None:
             said = meaning(item.text)
-            if any(said <= other for other in self._said):
+            if any(map(said.issubset, self._said)):
                 return
             self._said.append(said)
         self._left -= tokens
@@ -325,7 +378,8 @@ class _Chosen:
         reply = item.extra.casefold()
         if not any(word in reply for word in self._asked):
             return False  # most are not, and that is cheap to see
-        return bool((content(item.extra).keys() - content(item.text).keys()) & self._asked)
+        found = self._asked & content(item.extra).keys()
+        return bool(found) and not found <= content(item.text).keys()
 
     def _day(self, time: int) -> str:
         """Name a day, as exactly as it is worth its tokens: "3 May", "May 2025", "3 May 2025"."""

@@ -13,8 +13,10 @@ from typing import Any, Final
 import cbor2
 import numpy as np
 
+from memory.changes import tells_of_change
 from memory.errors import InvalidInputError
 from memory.items import (
+    CHANGE,
     FACT,
     LINK,
     NO_TURN,
@@ -42,7 +44,7 @@ from memory.kinds import (
     Turn,
 )
 from memory.thread import Position
-from memory.words import content, fact_terms, terms
+from memory.words import MAX_TERMS, content, fact_terms, merged, terms
 
 WINDOW: Final = 64  # newest turns whose text is kept whole
 MAX_ITEMS: Final = 768
@@ -160,8 +162,16 @@ class View:
 
     def encode(self) -> bytes:
         """Return all but the window's turns, in at most `MAX_STATE_BYTES`."""
+        items, head = self.items, self._head()
+        arrays = (items.rows, items.vectors, items.text, items.terms, items.links)
+        parts = [np.ascontiguousarray(one).tobytes() for one in arrays]
+        erased = self.erased.array.astype("<u4").tobytes()
+        return b"".join([_MAGIC, len(head).to_bytes(4, "big"), head, *parts, erased])
+
+    def _head(self) -> bytes:
+        """Encode what is no array, and the arrays' sizes."""
         items, summary = self.items, self.summary
-        head = cbor2.dumps(
+        return cbor2.dumps(
             [
                 self.position.length,
                 self.position.head,
@@ -181,10 +191,6 @@ class View:
             ],
             canonical=True,
         )
-        arrays = (items.rows, items.vectors, items.text, items.terms, items.links)
-        parts = [np.ascontiguousarray(one).tobytes() for one in arrays]
-        erased = self.erased.array.astype("<u4").tobytes()
-        return b"".join([_MAGIC, len(head).to_bytes(4, "big"), head, *parts, erased])
 
     @classmethod
     def decode(cls, data: bytes) -> "View":
@@ -196,7 +202,7 @@ class View:
             view = _decode(data)
         except (cbor2.CBORDecodeError, InvalidInputError, TypeError, ValueError, RecursionError):
             view = None
-        if view is None or view.encode() != data:
+        if view is None:
             raise InvalidInputError(
                 "A thread's state is not in the one form that is allowed; fold it anew."
             )
@@ -210,7 +216,8 @@ def _decode(data: bytes) -> View | None:
     end = begin + int.from_bytes(data[len(_MAGIC) : begin], "big")
     if end > len(data):
         return None
-    fields = cbor2.loads(data[begin:end])
+    read = data[begin:end]
+    fields = cbor2.loads(read)
     if type(fields) is not list or len(fields) != _HEAD_FIELDS:
         return None
     length, head, count, summary, model, n, dim, text, words, links, erased, pending, lore = fields
@@ -236,6 +243,8 @@ def _decode(data: bytes) -> View | None:
         end += size * dtype.itemsize
     items = Items(arrays[0], arrays[1].reshape(n, dim), arrays[2], arrays[3], arrays[4])
     indexes = arrays[5]
+    if end != len(data):
+        return None
     if items.problem() or np.any(indexes[1:] <= indexes[:-1]) or not _ascending(pending):
         return None
     if any(type(one) is not bytes or len(one) != LORE_ID_BYTES for one, _ in lore):
@@ -246,9 +255,11 @@ def _decode(data: bytes) -> View | None:
     if said is not None and (type(said[0]) is not int or not 0 <= said[0] <= MAX_INDEX):
         return None
     known = Indexes(indexes)
-    return View(
+    view = View(
         Position(length, head), (), count, said, model, items, known, tuple(pending), dict(lore)
     )
+    # The arrays are the very bytes that were read, so they would be written as they are.
+    return view if view._head() == read else None
 
 
 def _ascending(values: Sequence[int]) -> bool:
@@ -317,10 +328,15 @@ class _Fold:
         if not len(said):
             return  # a greeting, or "yes": nothing to find it by
         reply = self._own_words(turn, message)
-        known = np.unique(np.concatenate([said, terms(reply)]))[:64]
+        known = merged(said, terms(reply))[:MAX_TERMS]
         # A turn that says more is worth more, and none as much as a fact learned from it.
         self._draft.add(
-            Ref(index), (message, reply), known, importance=min(40, 4 * len(said)), time=turn.time
+            Ref(index),
+            (message, reply),
+            known,
+            flags=CHANGE if tells_of_change(message) else 0,
+            importance=min(40, 4 * len(said)),
+            time=turn.time,
         )
 
     def _own_words(self, turn: Turn, message: str) -> str:

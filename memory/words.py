@@ -7,6 +7,8 @@ scripts without spaces by pairs of characters.
 import re
 import unicodedata
 import zlib
+from collections.abc import Iterable
+from itertools import filterfalse, islice
 from typing import Final
 
 import numpy as np
@@ -19,6 +21,7 @@ _PIECE: Final = 256
 _MAX_CHARS: Final = 4096
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+_PLAIN_WORD: Final = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 # Han, kana and Thai have no spaces between words.
 _UNSPACED: Final = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _VOWELS: Final = frozenset("aeiouy")
@@ -44,12 +47,16 @@ def _composed(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Return the words of a text in order, in lower case; "don't" becomes "not"."""
-    text = text[:_MAX_CHARS]
-    plain = text.isascii()  # as most are, and then most of this has nothing to do
-    folded = text.lower() if plain else _composed(text).casefold()
+    # Not plain only for the ellipsis of what was shortened: no word has one.
+    text = text[:_MAX_CHARS].replace("\u2026", " ")
+    folded = text.lower() if text.isascii() else _composed(text).casefold()
+    plain = folded.isascii()  # as most are, and then most of this has nothing to do
+    parts: list[str] = (_PLAIN_WORD if plain else _WORD).findall(folded)
+    if plain and "'" not in folded:
+        return parts
     found: list[str] = []
-    for word in _WORD.findall(folded):
-        if plain and "'" not in word:
+    for word in parts:
+        if word.isascii() and "'" not in word:
             found.append(word)
             continue
         root, _, ending = word.replace("\u2019", "'").partition("'")
@@ -63,13 +70,13 @@ def words(text: str) -> list[str]:
 
 def content(text: str) -> dict[str, None]:
     """Return the stems of a text's words that say something, each once, in order."""
-    return dict.fromkeys(stem(word) for word in words(text) if word not in STOP)
+    return dict.fromkeys(map(stem, filterfalse(STOP.__contains__, words(text))))
 
 
 def meaning(text: str) -> frozenset[str]:
     """Return the stems that two texts share where they say the same; negations are among them."""
-    found = words(text)
-    stems = frozenset(stem(word) for word in found if word not in STOP) - _NEGATIONS
+    found = set(words(text))
+    stems = frozenset(map(stem, found - STOP)) - _NEGATIONS
     # "No longer", "not any more", "never": one thing, that it is not so.
     return stems if _NEGATIONS.isdisjoint(found) else stems | {"not"}
 
@@ -85,19 +92,30 @@ def stem(word: str) -> str:
             word = word[:-2]
         elif not word.endswith(("ss", "us", "is")):
             word = word[:-1]
-    if word.endswith(("ing", "ed")):
+    if word[-1] in "gd" and word.endswith(("ing", "ed")):
         root = word[:-3] if word[-1] == "g" else word[:-2]
         if len(root) > 2 and not _VOWELS.isdisjoint(root):
             word = root
             if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
                 word = word[:-1]
-    return word[:-1] if len(word) > 3 and word.endswith("e") else word
+    return word[:-1] if word[-1] == "e" and len(word) > 3 else word
 
 
 def terms(text: str) -> Terms:
     """Return the distinct content words of a text as 32-bit hashes, at most `MAX_TERMS`."""
-    found = [zlib.crc32(word.encode("utf-8", "replace")) for word in content(text)]
-    return np.array(found[:MAX_TERMS], dtype=np.uint32)
+    return hashed(content(text))
+
+
+def hashed(stems: Iterable[str]) -> Terms:
+    """Return distinct stems as 32-bit hashes, at most `MAX_TERMS`."""
+    found = [zlib.crc32(word.encode("utf-8", "replace")) for word in islice(stems, MAX_TERMS)]
+    return np.array(found, dtype=np.uint32)
+
+
+def merged(*several: Terms) -> Terms:
+    """Return the terms of several texts in ascending order, each once."""
+    # They are few: a set is faster than `np.unique`.
+    return np.array(sorted({one for found in several for one in found.tolist()}), np.uint32)
 
 
 # By which other words the subject of a key is asked for.
@@ -145,5 +163,5 @@ def fact_terms(text: str, about: str) -> Terms:
     """Return the terms of a fact: of its text, of its key and other words for it, and the key."""
     parts = [part for part in about.split(".") if part != "user"]
     subjects = [_SUBJECTS.get(part, "") for part in parts]
-    found = np.unique(terms(" ".join([text, *parts, *subjects])))[: MAX_TERMS - 1]
+    found = merged(terms(" ".join([text, *parts, *subjects])))[: MAX_TERMS - 1]
     return np.concatenate([found, key_term(about)]) if about else found

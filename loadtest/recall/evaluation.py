@@ -120,6 +120,10 @@ def evaluate(
                             of += [[] for _ in range(number + 1 - len(of))]
                             of[number].append(value)
         seconds += memory.seconds
+    for rest in dict.fromkeys(key[1:] for key in values):
+        for name in SYSTEMS:  # not every question has every measure with every system
+            of = values.setdefault((name, *rest), [])
+            of += [[] for _ in range(histories - len(of))]
     return Findings(half, histories, turns, questions, values, tuple(sorted(seconds)))
 
 
@@ -168,6 +172,8 @@ def as_table(found: Findings) -> str:
 
 
 def _cell(one: Estimate) -> str:
+    if not one.questions:
+        return "–"
     digits = 2 if one.high <= 1 else 0
     return f"{one.value:.{digits}f} ({one.low:.{digits}f} – {one.high:.{digits}f})"
 

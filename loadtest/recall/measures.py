@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from loadtest.recall.histories import Kind, Question, Statement
 
 RANKS = (1, 5, 10)
 Values = list[list[float]]
 """Of each history, the values of its questions."""
+Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 
 
@@ -62,6 +64,8 @@ def score(question: Question, shown: Shown) -> dict[str, float]:
       and the conversation itself the prompt's order says nothing; there the older line must say
       its day.
     - `right`: in the prompt and not wrong.
+    - `wrong of told`: `wrong`, of what is either wrong or right. Who shows neither value is never
+      wrong; here that counts for nothing.
     - `in vain`, `tokens in vain`: for what was never said, whether anything was recalled, and
       what it takes.
     """
@@ -77,6 +81,8 @@ def score(question: Question, shown: Shown) -> dict[str, float]:
     if question.kind is Kind.UPDATED:
         wrong = _wrong(question, shown.prompt)
         found |= {"wrong": float(wrong), "right": float(there and not wrong)}
+        if wrong or there:
+            found["wrong of told"] = float(wrong)
     return found
 
 
@@ -120,22 +126,37 @@ class Estimate:
 
 
 def estimate(histories: Values) -> Estimate:
-    """Of the values of each history's questions; at least one history has one."""
-    sums = np.array([sum(one) for one in histories])
-    counts = np.array([len(one) for one in histories])
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(sums), (_RESAMPLES, len(sums)))
-    means = sums[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    questions = int(counts.sum())
-    return Estimate(float(sums.sum() / questions), float(low), float(high), questions)
+    """Of the values of each history's questions; of no question at all, 0 with all that may be."""
+    questions = sum(map(len, histories))
+    if not questions:
+        return Estimate(0, 0, 1, 0)
+    mean, resampled = _means(histories)
+    return Estimate(mean, *_interval(resampled), questions)
 
 
 def difference(ours: Values, other: Values) -> Estimate:
-    """Ours less the other's, question by question: both were asked the same."""
-    return estimate(
-        [
-            [a - b for a, b in zip(mine, theirs, strict=True)]
-            for mine, theirs in zip(ours, other, strict=True)
-        ]
-    )
+    """Ours less the other's: both were asked the same, and the same histories are drawn for both.
+
+    Where both have a value for each question, that is the mean of the differences. Of no question
+    at all on either side there is no difference, with all that may be.
+    """
+    questions = min(sum(map(len, one)) for one in (ours, other))
+    if not questions:
+        return Estimate(estimate(ours).value - estimate(other).value, -1, 1, 0)
+    (mine, my_resampled), (theirs, their_resampled) = _means(ours), _means(other)
+    return Estimate(mine - theirs, *_interval(my_resampled - their_resampled), questions)
+
+
+def _means(histories: Values) -> tuple[float, Floats]:
+    """The mean over all questions, and those of resampled histories; NaN without a question."""
+    sums = np.array([sum(one) for one in histories])
+    counts = np.array([len(one) for one in histories])
+    chosen = np.random.default_rng(0).integers(0, len(sums), (_RESAMPLES, len(sums)))
+    drawn = counts[chosen].sum(axis=1)
+    means = np.divide(sums[chosen].sum(axis=1), drawn, np.full(_RESAMPLES, np.nan), where=drawn > 0)
+    return float(sums.sum() / counts.sum()), means
+
+
+def _interval(resampled: Floats) -> tuple[float, float]:
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
+    return float(low), float(high)

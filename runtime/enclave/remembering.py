@@ -200,6 +200,7 @@ class Remembering:
         if job.policy.summary and self._engine.instructable:
             view = await self._summarise(job, view)
         self.views.put(job.keys, view)
+        view.items.spread()  # so that the next turn need not wait for it
         if view.position.length - opened.covered >= STATE_EVERY:
             await self._store.save_state(job.keys, view, nonce=os.urandom(NONCE_BYTES))
 

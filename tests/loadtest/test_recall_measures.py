@@ -78,6 +78,8 @@ def test_wrong_after_an_update(prompt: tuple[Line, ...], wrong: int, right: int)
     """
     found = score(MOVED, shown(*prompt))
     assert (found["wrong"], found["right"]) == (wrong, right)
+    # A share of those prompts alone that tell either.
+    assert found.get("wrong of told") == (wrong if wrong or right else None)
 
 
 def test_what_was_never_said_costs_what_was_recalled() -> None:
@@ -102,3 +104,21 @@ def test_a_lead_is_taken_question_by_question() -> None:
     """Ahead by the same in every history is certain, whatever the histories are like."""
     ahead = difference([[1.0, 1.0], [0.5, 0.5]], [[0.5, 0.5], [0.0, 0.0]])
     assert (ahead.value, ahead.low, ahead.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_lead_where_one_has_fewer_values_is_that_of_the_means() -> None:
+    """Each mean is over its own values, and the interval over the same histories for both."""
+    ahead = difference([[1.0], [0.0, 0.0]] * 10, [[], [0.0, 1.0]] * 10)
+    assert ahead.value == pytest.approx(1 / 3 - 1 / 2)
+    assert ahead.questions == 20
+    assert -0.5 <= ahead.low < ahead.value < ahead.high <= 0.5
+    same = difference([[1.0, 0.0], [1.0]] * 5, [[1.0, 0.0], [1.0]] * 5)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_of_no_question_nothing_is_known() -> None:
+    """The interval is all that may be."""
+    none = estimate([[], []])
+    assert (none.low, none.high, none.questions) == (0, 1, 0)
+    ahead = difference([[0.25]], [[]])
+    assert (ahead.value, ahead.low, ahead.high, ahead.questions) == (0.25, -1, 1, 0)

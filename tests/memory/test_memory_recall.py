@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.facts import Learned
+from memory.items import NO_TURN
 from memory.recall import Query, recall, recent_within
 from memory.records import Fact, Notes, Pin, Ref
 from memory.rules import rule_based
-from memory.vectors import quantise
+from memory.vectors import normalise, quantise
 from memory.view import View
+from memory.words import terms
+from memory.words import words as words_of
 from tests.memory.memories import KEYS, MODEL, START, Thread, cost, facts_of, texts, turn
 
 
@@ -256,3 +259,72 @@ def test_a_fact_from_before_the_calendar_ends_is_told() -> None:
     query = Query("When does it end?", None, b"", START)
     (one,) = recall(view, query, budget=20, cost=cost, since=0)
     assert "9999" in one.text
+
+
+def _expected(view: View, query: Query) -> dict[Ref, float]:
+    """What the formulas that are cited say of each row, one after the other and in float64."""
+    items = view.items
+    asked = set(terms(query.text).tolist())
+    sizes = items.rows["terms"].astype(np.int64)
+    ends = np.cumsum(sizes)
+    known = [set(items.terms[end - n : end].tolist()) for end, n in zip(ends, sizes, strict=True)]
+    rarity = {
+        one: np.log1p((len(known) - found + 0.5) / (found + 0.5))
+        for one in asked
+        if (found := sum(one in row for row in known))
+    }
+    mean_length = sum(map(len, known)) / len(known)
+    norms = items.rows["norm"].astype(float)
+    units = [
+        v / n if n else v * 0.0 for v, n in zip(items.vectors.astype(float), norms, strict=True)
+    ]
+    mean = np.sum(units, axis=0) / np.count_nonzero(norms)
+    assert query.vector is not None
+    rest = query.vector - mean
+    scores = {}
+    for row, unit in enumerate(units):
+        item = items.item(row)
+        length = min(len(known[row]), 0.3 * mean_length) if item.fact else len(known[row])
+        found = sum(rarity.get(one, 0) for one in known[row])
+        share = 2.2 / (1 + 1.2 * (0.6 + 0.4 * length / mean_length)) / sum(rarity.values())
+        score = min(1.0, found * share)
+        if norms[row]:
+            away = unit - mean
+            near = away @ rest / np.linalg.norm(away) / np.linalg.norm(rest)
+            score = 0.25 * score + 0.75 * min(1.0, max(0.0, near))
+        days = max(0, query.now - item.time) / 86_400
+        score *= 1 + 0.15 * item.importance / 100 + 0.1 * 30 / (30 + days)
+        score += 0.05 * item.fact
+        scores[item.ref] = score * (0.8 if item.until is not None else 1)
+    return scores
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_scores_are_what_the_formulas_say(prepared: bool) -> None:
+    """Also where what all embeddings have in common was computed before, for this view alone."""
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(60, 16)) + 0.6
+    thread = Thread()
+    for number in range(30):
+        vector, fact = (quantise(one) for one in vectors[2 * number : 2 * number + 2])
+        at = thread.add(turn(number, f"Bread {number} and a garden, and bread.", "Nice garden!"))
+        facts = (Fact(f"The user baked bread {number}.", "user.job", 40, START, (at,), (), fact),)
+        thread.add(Notes(at, MODEL, vector, facts[: number % 2]))
+        if prepared:
+            thread.view.items.spread()
+    thread.add(turn(30, "A garden that was not embedded yet"))
+    query = Query("garden bread", normalise(rng.normal(size=16) + 0.6), MODEL, START + 86_400 * 40)
+    expected = _expected(thread.view, query)
+    found = recall(thread.view, query, budget=10**6, cost=lambda text: 0, since=NO_TURN)
+    assert len(found) > 20
+    for one in found:
+        assert one.score == pytest.approx(expected[one.ref], rel=1e-4)
+    least = min(one.score for one in found)
+    assert all(score <= least * 1.0001 for score in sorted(expected.values())[: -len(found)])
+
+
+def test_a_shortened_text_has_the_words_that_are_left() -> None:
+    """The mark of where it was cut is no word, and joins none."""
+    for text in ("my dog\u2026", "my\u2026dog", "my \u2026\u0301 dog", "\u2026my dog's"):
+        assert words_of(text) == ["my", "dog"]
+    assert words_of("I\u2019m not\u2026 caf\xe9\u2026") == ["i", "not", "caf\xe9"]

@@ -41,6 +41,10 @@ def _one(index: int, said: Turn) -> bytes:
     return cbor2.dumps([index, to_fields(said)], canonical=True)
 
 
+_FIELDS = cbor2.dumps(to_fields(turn(1)), canonical=True)
+_LONG = turn(0, reply="r" * 100_000)  # of which five have room in a window
+
+
 def test_what_was_sealed_opens_to_the_same_view() -> None:
     """Turns with their text, facts, summary and place come back."""
     view = _view()
@@ -87,6 +91,8 @@ def test_the_case_table_starts_from_a_state_that_opens() -> None:
         (_sealed(_content(_view(), b"\x82\x00\x80")), "does not hold a view"),
         (_sealed(_content(_view(), b"\x9f\x00" + _one(0, turn(0))[2:] + b"\xff")), "hold a view"),
         (_sealed(_content(_view(), _one(0, turn(0)).replace(b"\x00", b"\x18\x00", 1))), "a view"),
+        (_sealed(_content(_view(), _one(0, turn(0)) + b"\x9f\x00" + _FIELDS + b"\xff")), "a view"),
+        (_sealed(_content(_view(), b"".join(_one(at, _LONG) for at in range(6)))), "a view"),
     ],
 )
 def test_a_state_in_any_other_form_is_refused(sealed: bytes, found: str) -> None:

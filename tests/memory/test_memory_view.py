@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+import cbor2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,18 @@ def test_state_is_refused_where_it_was_cut_or_made_longer() -> None:
             View.decode(data[:size])
     with pytest.raises(InvalidInputError):
         View.decode(data + b"\x00")
+
+
+def test_nothing_stands_between_a_states_head_and_its_arrays() -> None:
+    """Also where the head's length says so, or the head itself is written another way."""
+    data = _view(_long_thread(3, dim=4)).encode()
+    size = int.from_bytes(data[3:7], "big")
+    head, arrays = data[7 : 7 + size], data[7 + size :]
+    fields = cbor2.loads(head)
+    for other in (head + b"\x00", head + head, b"\x9f" + head[1:] + b"\xff"):
+        assert cbor2.loads(other) == fields
+        with pytest.raises(InvalidInputError):
+            View.decode(data[:3] + len(other).to_bytes(4, "big") + other + arrays)
 
 
 @settings(max_examples=300, deadline=None)

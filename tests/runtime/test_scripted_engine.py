@@ -67,7 +67,7 @@ async def test_an_aborted_script_ends_as_cancelled() -> None:
 
 async def test_scripts_run_side_by_side() -> None:
     """Twenty paced replies take the time of one, not of twenty."""
-    engine = ScriptedEngine(first_token_s=0.01, token_s=0.005, tokens=20)
+    engine = ScriptedEngine(first_token_s=0, token_s=0.005, tokens=20)
 
     async def one(name: str) -> list[float]:
         loop = asyncio.get_running_loop()
@@ -78,3 +78,12 @@ async def test_scripts_run_side_by_side() -> None:
     times = await asyncio.gather(*(one(str(i)) for i in range(20)))
     # Every script had begun before any had ended: order of events, not a duration.
     assert max(t[0] for t in times) < min(t[-1] for t in times)
+
+
+def test_a_script_counts_words_and_messages() -> None:
+    """One token for each, so that a load test's prompts have a length; silence has no word."""
+    engine = ScriptedEngine()
+    said = ["hello there", "", "a", "no  line\nbreaks"]
+    assert [engine.count_tokens([Message("user", text)]) for text in said] == [3, 1, 2, 4]
+    assert engine.count_tokens([Message("user", text) for text in said]) == 10
+    assert engine.count_tokens([]) == 0

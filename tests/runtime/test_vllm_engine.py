@@ -58,6 +58,27 @@ async def test_the_models_own_chat_template_is_counted(engine: VllmEngine) -> No
     assert two > one > 0
 
 
+async def test_what_was_counted_before_stands_for_nothing_else(engine: VllmEngine) -> None:
+    """A prompt is the one that was given, whatever was counted last, and if it grew since."""
+
+    async def reply(messages: list[Message]) -> str:
+        stream = engine.stream("counted", messages, Sampling(max_tokens=2), cache_salt="s")
+        return "".join([d.text async for d in stream])
+
+    long = [Message("user", "word " * engine.context_tokens)]
+    size = engine.count_tokens(long)
+    assert await reply(MESSAGES)
+    for _ in range(2):  # once encoded anew, once as it was counted
+        with pytest.raises(EngineError, match=f"has {size} tokens"):
+            await reply(long)
+        engine.count_tokens(long)
+    growing = [*MESSAGES]
+    engine.count_tokens(growing)
+    growing += [Message("assistant", "hello"), *long]
+    with pytest.raises(EngineError, match="window"):
+        await reply(growing)
+
+
 async def test_an_abort_frees_the_sequence_in_the_engine(engine: VllmEngine) -> None:
     """A cancelled reply ends as cancelled and costs no more computing."""
     deltas = []

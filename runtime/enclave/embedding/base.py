@@ -63,6 +63,7 @@ def embedder_id(name: str, manifest: Mapping[str, str]) -> bytes:
 
 def normalised(vectors: Vectors) -> Vectors:
     """Rows of length 1; one that is zero or no number becomes zero."""
-    clean = np.nan_to_num(vectors, nan=0.0, posinf=0.0, neginf=0.0)
+    whole = np.isfinite(vectors).all()
+    clean = vectors if whole else np.nan_to_num(vectors, nan=0.0, posinf=0.0, neginf=0.0)
     lengths = np.linalg.norm(clean, axis=1, keepdims=True)
     return np.asarray(clean / np.where(lengths == 0, 1, lengths), dtype=np.float32)

@@ -57,8 +57,9 @@ class ScriptedEngine:
         return {"script": hashlib.sha256(text.encode()).hexdigest()}
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """One token per whitespace-separated word, and one per message."""
-        return sum(1 + len(message.content.split()) for message in messages)
+        """One token per word, told by the spaces between them, and one per message."""
+        said = " ".join([message.content for message in messages if message.content])
+        return len(messages) + said.count(" ") + bool(said)
 
     async def stream(
         self,

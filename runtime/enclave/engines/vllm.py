@@ -59,6 +59,8 @@ class VllmEngine:
         self._llm: Any = None
         self._tokenizer: Any = None
         self._manifest: dict[str, str] = {}
+        # What was counted last is mostly what is asked for next, and is long.
+        self._counted: tuple[tuple[Message, ...], list[int]] | None = None
         self._running: set[str] = set()
         self._aborted: set[str] = set()
 
@@ -133,7 +135,16 @@ class VllmEngine:
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt under the model's own chat template."""
-        return len(self._encode(messages))
+        prompt = self._encode(messages)
+        self._counted = tuple(messages), prompt
+        return len(prompt)
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Their tokens, as they were counted if they were counted last; not kept any longer."""
+        counted, self._counted = self._counted, None
+        if counted is not None and counted[0] == tuple(messages):
+            return counted[1]
+        return self._encode(messages)
 
     async def stream(
         self,
@@ -148,7 +159,7 @@ class VllmEngine:
 
         if self._llm is None:
             raise EngineError("vLLM is not running; restart the enclave")
-        prompt = self._encode(messages)
+        prompt = self._prompt(messages)
         if len(prompt) + 1 > self.context_tokens:
             raise EngineError(
                 f"the prompt has {len(prompt)} tokens and the model's window is "
