@@ -54,7 +54,7 @@ class Server:
     def stop(self) -> None:
         """As Ctrl-C does, which reaches make and all that it started in its terminal."""
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(30)
+        self.process.wait(60)
         left = subprocess.run(["pgrep", "-f", "runtime [a-z]+ --config data/config/"], check=False)
         if left.returncode == 0:
             raise SystemExit("make run left processes behind when it was stopped")

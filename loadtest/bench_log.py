@@ -34,7 +34,7 @@ _TICK_S: Final = 0.01
 _BACKLOG_S: Final = 5
 _TARGET_P50_MS: Final = 600.0
 _TARGET_P99_MS: Final = 2000.0
-_START_S: Final = 30.0
+_START_S: Final = 120.0
 _PATIENCE_S: Final = 60.0
 
 

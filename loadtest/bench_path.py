@@ -36,7 +36,7 @@ _FIRST_TOKEN_S = 0.05
 _TOKEN_S = 0.02
 _ROLES = ("edge", "relay", "enclave")
 _HERE = "devices"  # this process: it plays the devices, or consumes the bare engine
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def _cpu_seconds(system: Running | None) -> dict[str, float]:
 def free_ports() -> int:
     """A port with the others that a system takes, all free a moment ago."""
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.randrange(30_000, 31_700)
         try:
             for one in ports_of(port):
                 with socket.socket() as probe:

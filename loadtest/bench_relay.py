@@ -42,7 +42,7 @@ _PACE_S: Final = 0.02
 _LINK_STREAMS: Final = 1000
 _TARGET_CPU_MS: Final = 2.0
 _TARGET_STREAM_KIB: Final = 64.0
-_START_S: Final = 30.0
+_START_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)

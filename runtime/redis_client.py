@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 import redis.asyncio
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,8 +16,42 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runtime.errors import SetupError
 
+T = TypeVar("T")
+
 _RETRIES = 4
 _TIMEOUT_S = 5.0
+
+
+class Client(redis.asyncio.Redis):
+    """A client whose calls end with their task.
+
+    redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that
+    comes as the sending ends: the task would go on as if nobody had stopped it.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """See `redis.asyncio.Redis`."""
+        call = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        return await _unless_cancelled(call)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """See `redis.asyncio.Redis`."""
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        return await _unless_cancelled(super().execute(raise_on_error))
+
+
+async def _unless_cancelled(call: Awaitable[T]) -> T:
+    """What a call gives; ends the task where it was cancelled meanwhile, and that was lost."""
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    found = await call
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -28,7 +64,7 @@ async def connect_redis(url: str) -> AsyncIterator[redis.asyncio.Redis]:
         SetupError: The URL cannot be read; it is not shown, since it may hold a password.
     """
     try:
-        client = redis.asyncio.Redis.from_url(
+        client = Client.from_url(
             url,
             protocol=3,
             decode_responses=False,

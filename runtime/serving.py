@@ -17,10 +17,12 @@ _CANCEL_S = 0.3
 
 
 @contextlib.asynccontextmanager
-async def bound_site(
-    app: web.Application | web.Server, host: str, port: int
-) -> AsyncIterator[None]:
-    """Serve `app` while the block runs; access is not logged, since it would hold addresses."""
+async def bound_site(app: web.Application | web.Server, host: str, port: int) -> AsyncIterator[int]:
+    """Serve `app` while the block runs; access is not logged, since it would hold addresses.
+
+    Yields:
+        The port: `port`, or where that is 0, the one that the system chose.
+    """
     runner: web.BaseRunner
     if isinstance(app, web.Server):
         runner = web.ServerRunner(app, shutdown_timeout=_SHUTDOWN_S)
@@ -32,7 +34,8 @@ async def bound_site(
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise port_error(host, port, error) from None
-        yield
+        bound: int = runner.addresses[0][1]
+        yield bound
     finally:
         await runner.cleanup()
 

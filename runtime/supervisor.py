@@ -164,8 +164,8 @@ class Supervisor:
             started = loop.time()
             code = await child.process.wait()
             if code == Exit.USAGE and not child.was_healthy:
-                # Its configuration is wrong: another start would end the same way.
-                log.error("%s: %s", child.name, self._last_line(child.name))
+                # Its configuration is wrong: another start would end the same way, and
+                # `wait_healthy` says why.
                 return
             if loop.time() - started > _SETTLED_S:
                 pause = _RESTART_FIRST_S
@@ -180,4 +180,5 @@ class Supervisor:
             lines = self.log_file(name).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return "it wrote nothing"
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        return said.removeprefix("sotto: ")

@@ -44,13 +44,14 @@ from runtime.config import (
 )
 from runtime.enclave.identity import load_root, release_digest
 from runtime.errors import SetupError
+from runtime.exporting import new_file
 from runtime.supervisor import Child, Supervisor
 from runtime.valkey import EmbeddedValkey
 
 HOST = "127.0.0.1"
-_VALKEY_TIMEOUT_S = 30.0
+_VALKEY_TIMEOUT_S = 60.0
 # vLLM on a CPU takes the better part of a minute to load; large models on disks take longer.
-_READY_TIMEOUT_S = {"embedded": 60.0, "scripted": 60.0, "openai": 60.0, "vllm": 900.0}
+_READY_TIMEOUT_S = {"embedded": 180.0, "scripted": 180.0, "openai": 180.0, "vllm": 900.0}
 # Who stops when, with the seconds since the stop began at which a wave must be over. The enclave
 # finishes turns and hands over receipts, then the log settles what it has, then Valkey writes its
 # last bytes; what one wave does not need is left to the next.
@@ -232,7 +233,9 @@ def _roles(
         file = data / "config" / f"{role}.toml"
         dump_config(config, file)
         module = options.enclave_module if role == "enclave" else "runtime"
-        command = [sys.executable, "-m", module, role, "--config", str(file), "--lifeline"]
+        # -P: what lies in the folder where `sotto up` runs, such as imported `personas`, would
+        # be taken for our packages.
+        command = [sys.executable, "-P", "-m", module, role, "--config", str(file), "--lifeline"]
         children.append(Child(role, command, _HealthCheck(http, f"{options.url(role)}/healthz")))
     return children
 
@@ -295,7 +298,8 @@ def _check_ports(ports: list[int]) -> None:
     if not 0 < min(ports) <= max(ports) < 65536:
         raise SetupError(
             f"the ports {min(ports)} to {max(ports)} are not all between 1 and 65535; choose a "
-            "--port below 64500"
+            "--port from 1 to 64531, or `make run PORT=N`",
+            code="port",
         )
     for port in ports:
         with socket.socket() as probe:
@@ -317,8 +321,8 @@ def _development_root(path: Path) -> Ed25519PrivateKey:
     if path.exists():
         return load_root(path)
     key = Ed25519PrivateKey.generate()
-    path.touch(mode=0o600)
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with new_file(path) as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return key
 
 

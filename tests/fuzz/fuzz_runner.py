@@ -66,7 +66,7 @@ def fuzz(
             f"-runs={runs}",
             f"-seed={seed}",
             f"-max_len={TARGETS[name].max_length}",
-            "-timeout=10",
+            "-timeout=30",
             "-rss_limit_mb=2048",
             f"-artifact_prefix={base.resolve()}/{name}-",
             str(work),

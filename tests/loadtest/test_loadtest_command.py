@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -95,7 +96,10 @@ def device_folders(pid: int) -> set[Path]:
     """Where a run's devices keep their secrets; told by /proc, so on Linux alone."""
     if sys.platform != "linux":
         return set()
-    opened = [one.readlink() for one in Path(f"/proc/{pid}/fd").iterdir()]
+    opened = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            opened.append(one.readlink())
     homes = {path.parent for path in opened if path.name == "device.db"}
     assert len(homes) == 2
     return homes
@@ -110,9 +114,9 @@ def load_on(running: Running, *, rate: float | None, clients: int, turns: int) -
         turns=turns,
         arrival="closed" if rate is None else "poisson",
         rate=rate,
-        duration_s=60.0,
+        duration_s=600.0,
         think_s=0.0,
-        receipts_s=30.0,
+        receipts_s=120.0,
         seed=1,
         personas=tuple(persona.handle for persona in personas),
         dialogues=BUILT_IN.source,

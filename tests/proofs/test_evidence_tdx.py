@@ -510,4 +510,6 @@ def test_changed_evidence_never_passes_and_never_breaks(data: st.DataObject) -> 
         quote = changed
     else:
         collateral = {**collateral, name: changed.decode("latin-1")}
-    assert changed == part or not holds(encode(quote, json.dumps(collateral)))
+    # A chain says the same without the newline at its very end.
+    same = changed == part or (name in CHAINS and changed + b"\n" == part)
+    assert same or not holds(encode(quote, json.dumps(collateral)))

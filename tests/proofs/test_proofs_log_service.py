@@ -26,18 +26,16 @@ from proofs.merkle import leaf_hash
 from proofs.note import parse_note, parse_vkey
 from proofs.tiles import decode_entries
 from proofs.tlogproof import parse_tlog_proof
+from tests.e2e.system import free_port
 
 pytestmark = pytest.mark.integration
 LEAVES, SETTLED = "sotto:leaves", "sotto:settled"
 
 
 def config(folder: Path, url: str) -> LogConfig:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return LogConfig(
         host="127.0.0.1",
-        port=port,
+        port=0,
         directory=folder / "log",
         redis_url=url,
         origin=LOG.name,
@@ -51,18 +49,15 @@ def config(folder: Path, url: str) -> LogConfig:
 async def running(settings: LogConfig) -> AsyncIterator[str]:
     """The service as a task; yields the prefix of its files."""
     stop = asyncio.Event()
-    task = asyncio.create_task(serve(settings, stop))
-    url = f"http://127.0.0.1:{settings.port}"
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve(settings, stop, started=lambda port, _: listening.set_result(port))
+    )
+    await asyncio.wait([task, listening], return_when=asyncio.FIRST_COMPLETED)
     try:
-        async with aiohttp.ClientSession() as session:
-            while True:
-                assert not task.done(), task.exception()
-                try:
-                    async with session.get(f"{url}/healthz") as answer:
-                        assert answer.status == 200
-                        break
-                except aiohttp.ClientConnectionError:
-                    await asyncio.sleep(0.02)
+        assert not task.done(), task.exception()
+        url = f"http://127.0.0.1:{listening.result()}"
+        assert (await fetch(f"{url}/healthz"))[0] == 200
         yield url
     finally:
         stop.set()
@@ -71,15 +66,15 @@ async def running(settings: LogConfig) -> AsyncIterator[str]:
 
 async def proof_of(client: Redis, name: str) -> str:
     """Wait for a receipt's proof, as an enclave or an edge does."""
-    for _ in range(1000):
-        try:
-            proof = await client.hget(f"sotto:receipt:{name}", "proof")
-        except RedisConnectionError:
-            proof = None
-        if proof is not None:
-            return bytes(proof).decode()
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"no proof of {name}")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                proof = await client.hget(f"sotto:receipt:{name}", "proof")
+            except RedisConnectionError:
+                proof = None
+            if proof is not None:
+                return bytes(proof).decode()
+            await asyncio.sleep(0.02)
 
 
 async def add(client: Redis, number: int) -> bytes:
@@ -106,7 +101,7 @@ async def test_whoever_sees_the_proof_sees_the_cose_receipt(
     async with redis_client.monitor() as monitor:
         await add(redis_client, 1)
         written = []
-        async with running(config(tmp_path, valkey)), asyncio.timeout(20):
+        async with running(config(tmp_path, valkey)), asyncio.timeout(60):
             while len(written) < 2:
                 words = (await monitor.next_command())["command"].split()
                 if words[0].upper() == "HSETNX":
@@ -141,8 +136,8 @@ async def test_leaves_become_proofs(tmp_path: Path, valkey: str, redis_client: R
         _, _, _, body = await fetch(f"{url}/tile/entries/000.p/40")
         assert decode_entries(body, 40) == entries
         assert 0 < await redis_client.ttl("sotto:receipt:id-0") <= 30 * 86400
-        settled = [fields[b"id"] for _, fields in _pairs(await redis_client.xrange(SETTLED))]
-        assert settled == [f"id-{n}".encode() for n in range(40)]
+    settled = [fields[b"id"] for _, fields in _pairs(await redis_client.xrange(SETTLED))]
+    assert settled == [f"id-{n}".encode() for n in range(40)]
     assert await redis_client.xlen(LEAVES) == 0
     assert settings.registry.get_sample_value("sotto_log_entries_total") == 40
     assert settings.registry.get_sample_value("sotto_log_size") == 40
@@ -267,11 +262,8 @@ async def test_leaves_wait_for_the_quorum(tmp_path: Path, valkey: str, redis_cli
         first = await stack.enter_async_context(
             witness(tmp_path / "w1", "witness.example/1", (key,))
         )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         second = await stack.enter_async_context(
-            witness(tmp_path / "w2", "witness.example/2", (key,), port)
+            witness(tmp_path / "w2", "witness.example/2", (key,), free_port())
         )
         keys = (first.keys[0], second.keys[0])
         asked = tuple(WitnessAddress(k, w.url) for k, w in zip(keys, (first, second), strict=True))
@@ -295,12 +287,10 @@ async def test_leaves_wait_for_the_quorum(tmp_path: Path, valkey: str, redis_cli
         ) as url,
     ):
         await add(redis_client, 1)
-        for _ in range(500):
-            if (settings.directory / "head").read_text().startswith(f"{LOG.name}\n2\n"):
-                break
-            await asyncio.sleep(0.02)
-        else:
-            raise AssertionError("never committed")
+        async with asyncio.timeout(60):
+            head = settings.directory / "head"
+            while not head.read_text().startswith(f"{LOG.name}\n2\n"):  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)
         assert await redis_client.hget("sotto:receipt:id-1", "proof") is None
         assert (await fetch(f"{url}/checkpoint"))[3].decode() == served
@@ -350,10 +340,10 @@ async def test_small_batches_take_turns(tmp_path: Path, valkey: str, redis_clien
 
 async def test_a_taken_port_is_explained(tmp_path: Path, valkey: str) -> None:
     """An operator reads which address, and the address of Redis is nowhere shown."""
-    settings = config(tmp_path, valkey)
-    assert valkey not in repr(settings)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", settings.port))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
+        settings = replace(config(tmp_path, valkey), port=taken.getsockname()[1])
+        assert valkey not in repr(settings)
         with pytest.raises(LogError, match=str(settings.port)):
             await serve(settings, asyncio.Event())

@@ -208,7 +208,7 @@ async def edge_link(session: aiohttp.ClientSession, relay: RunningRelay) -> Asyn
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait until another task or process has made `condition` true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             met = condition()
             if met if isinstance(met, bool) else await met:
