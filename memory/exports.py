@@ -1,6 +1,6 @@
-"""All that is remembered, as a file for its owner: JSON that can be read back, Markdown to read.
+"""All that is remembered, as a file for its owner that can be read back: JSON.
 
-The JSON has every record with its index, so that references stay what they are; what was erased,
+It has every record with its index, so that references stay what they are; what was erased,
 and that it was, is left out, and becomes gaps. Reading is strict and bounded: every refusal says
 where, which rule, and what to do.
 """
@@ -8,16 +8,13 @@ where, which rule, and what to do.
 import base64
 import binascii
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
-from datetime import UTC, datetime
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from memory.errors import InvalidInputError
 from memory.kinds import (
-    MAX_FACTS,
-    Fact,
     Gap,
     Notes,
     Pin,
@@ -26,13 +23,13 @@ from memory.kinds import (
     Summary,
     Turn,
 )
+from memory.references import named
 
 MAX_EXPORT_BYTES: Final = 256 * 2**20
 MAX_RECORDS: Final = 1_000_000
 
 _FORMAT: Final = "sottovoce memory"
 _VERSION: Final = 1
-_LAST_TIME: Final = 253_402_300_799  # the end of the year 9999, after which dates have no form
 _AGAIN: Final = "Mend that place, or export the memory again."
 
 Read = Callable[[Any], Any]
@@ -116,7 +113,8 @@ def _at(place: str, read: Read, value: Any) -> Any:
         raise _WrongError(error.rule, joined) from None
 
 
-def _members(kind: type, forms: dict[str, _Form]) -> _Form:
+def _members(kind: type) -> _Form:
+    forms = {name: _form(name, one) for name, one in get_type_hints(kind).items()}
     needed = {one.name for one in fields(kind) if one.default is MISSING}
 
     def read(value: Any) -> Any:
@@ -159,54 +157,30 @@ _BASE64: Final = _bytes(
 _REF: Final = _Form(str, _read_ref)
 _SOURCE: Final = _Form(lambda pair: [str(pair[0]), pair[1]], _read_source)
 
-_FACT: Final = _members(
-    Fact,
-    {
-        "text": _TEXT,
-        "about": _TEXT,
-        "importance": _INT,
-        "since": _INT,
-        "sources": _several(_INT),
-        "supersedes": _several(_REF),
-        "vector": _BASE64,
-        "pinned": _BOOL,
-    },
-)
+# A field has the form of its type, but for vectors, which would be long in hexadecimal digits.
+_FORMS: Final[dict[Any, _Form]] = {
+    str: _TEXT,
+    int: _INT,
+    bool: _BOOL,
+    bytes: _HEX,
+    Ref: _REF,
+    tuple[Ref, int]: _SOURCE,
+}
+
+
+def _form(name: str, kind: Any) -> _Form:
+    if name == "vector":
+        return _BASE64
+    if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis:
+        return _several(_form(name, get_args(kind)[0]))
+    if NoneType in get_args(kind):
+        return _optional(_form(name, get_args(kind)[0]))
+    return _FORMS.get(kind) or _members(kind)
+
+
 _KINDS: Final[dict[str, tuple[type, _Form]]] = {
-    "turn": (
-        Turn,
-        _members(
-            Turn,
-            {
-                "turn_id": _HEX,
-                "time": _INT,
-                "message": _TEXT,
-                "reply": _TEXT,
-                "outcome": _TEXT,
-                "receipt_id": _HEX,
-                "receipt_digest": _optional(_HEX),
-                "recalled": _several(_REF),
-                "window": _INT,
-                "summary": _optional(_INT),
-                "lore": _several(_HEX),
-            },
-        ),
-    ),
-    "notes": (
-        Notes,
-        _members(
-            Notes,
-            {
-                "turn": _optional(_INT),
-                "model": _HEX,
-                "vector": _BASE64,
-                "facts": _several(_FACT),
-                "sources": _several(_SOURCE),
-            },
-        ),
-    ),
-    "summary": (Summary, _members(Summary, {"text": _TEXT, "before": _INT, "time": _INT})),
-    "pin": (Pin, _members(Pin, {"ref": _REF, "pinned": _BOOL})),
+    name: (kind, _members(kind))
+    for name, kind in (("turn", Turn), ("notes", Notes), ("summary", Summary), ("pin", Pin))
 }
 _NAMES: Final = {kind: (name, form) for name, (kind, form) in _KINDS.items()}
 
@@ -232,7 +206,7 @@ def from_json(data: bytes) -> list[Record]:
 
     Raises InvalidInputError with the place and the rule for anything else.
     """
-    text = _decoded(data)
+    text = decoded(data)
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except _WrongError as error:
@@ -283,33 +257,9 @@ def _record(value: Any, least: int) -> tuple[int, Record]:
     if type(kind) is not str or kind not in _KINDS:
         raise _WrongError(f"must be one of {', '.join(_KINDS)}", "kind")
     record: Record = _KINDS[kind][1].read(value)
-    if max(_named(record), default=-1) > index:
+    if max(named(record), default=-1) > index:
         raise _WrongError("names a record that comes after it")
     return index, record
-
-
-def _named(record: Record) -> list[int]:
-    """Return the indexes that a record names."""
-    match record:
-        case Turn():
-            summary = [] if record.summary is None else [record.summary]
-            return [record.window, *summary, *(ref.index for ref in record.recalled)]
-        case Notes():
-            turn = [] if record.turn is None else [record.turn]
-            old = [ref.index for fact in record.facts for ref in fact.supersedes]
-            told = [source for fact in record.facts for source in fact.sources]
-            return [
-                *turn,
-                *old,
-                *told,
-                *(one for ref, at in record.sources for one in (ref.index, at)),
-            ]
-        case Pin():
-            return [record.ref.index]
-        case Summary():
-            return [record.before]
-        case _:
-            return []
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -323,7 +273,8 @@ def _no_constant(_: str) -> None:
     raise _WrongError("a number must be finite")
 
 
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
+    """Return the text of a file; InvalidInputError where it is too long, or no text."""
     if len(data) > MAX_EXPORT_BYTES:
         raise InvalidInputError(
             f"it has more than {MAX_EXPORT_BYTES} bytes. Split it, or name another file."
@@ -332,132 +283,3 @@ def _decoded(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"byte {error.start} is no UTF-8. {_AGAIN}") from None
-
-
-# Markdown. A fact is one line, so that it can be read back.
-
-_TITLE: Final = "# What is remembered"
-_FACTS: Final = "## Facts"
-_MARK: Final = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
-_UNMARK: Final = re.compile(r"\\([\\`*_{}\[\]<>#|~&!])")
-_LINE: Final = re.compile(
-    r"- \[m\d{1,10}\.\d{1,2}\] since (?P<since>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ), "
-    r"importance (?P<importance>\d{1,3})(?:, about (?P<about>[\w.-]{1,80}))?"
-    r"(?P<pinned>, pinned)?: (?P<text>.+)",
-)
-_KEY: Final = re.compile(r"[\w.-]{1,80}")
-_SHAPE: Final = (
-    "`- [m13.0] since 2026-05-03T10:22:31Z, importance 80, about user.home, pinned: The user lives "
-    "in Leeds.`, where `about` and `pinned` may be left out"
-)
-
-
-def to_markdown(records: Iterable[tuple[int, Record | None]]) -> str:
-    """Return what is remembered for reading: facts, summary, turns, with references and dates."""
-    known, until, pins = _facts(records := list(records))
-    turns = [(at, one) for at, one in records if isinstance(one, Turn)]
-    summaries = [(at, one) for at, one in records if isinstance(one, Summary)]
-    lines = [_TITLE, "", _FACTS, ""]
-    for ref, fact in known.items():
-        # What is nothing but spaces makes no line.
-        if ref not in until and fact.text.strip():
-            pinned = ", pinned" if pins.get(ref, fact.pinned) else ""
-            about = f", about {fact.about}" if _KEY.fullmatch(fact.about) else ""
-            how = f"since {_stamp(fact.since)}, importance {fact.importance}{about}{pinned}"
-            lines.append(f"- [{ref}] {how}: {_marked(fact.text)}")
-    lines += ["", "## No longer so", ""]
-    for ref, time in until.items():
-        lines.append(f"- [{ref}] until {_stamp(time)}: {_marked(known[ref].text)}")
-    if summaries:
-        index, summary = summaries[-1]
-        lines += ["", "## Summary", "", f"[{Ref(index)}] {_stamp(summary.time)}", ""]
-        lines += _quoted(summary.text)
-    lines += ["", "## Turns", ""]
-    for index, turn in turns:
-        pinned = ", pinned" if pins.get(Ref(index)) else ""
-        lines += [f"### {Ref(index)}, {_stamp(turn.time)}{pinned}", "", "You:", ""]
-        lines += [*_quoted(turn.message), "", f"Reply ({turn.outcome}):", ""]
-        lines += [*_quoted(turn.reply), ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def from_markdown(data: bytes) -> list[Record]:
-    """Read the facts that hold from what `to_markdown` wrote, as notes of their owner's own.
-
-    Raises InvalidInputError with the line and the rule for a line among the facts that is another.
-    """
-    lines = _decoded(data).replace("\r\n", "\n").split("\n")
-    if lines[0] != _TITLE or _FACTS not in lines:
-        raise InvalidInputError(
-            f"line 1: it must be `{_TITLE}`, and `{_FACTS}` a line below. "
-            "Name a file that `sotto memory export` wrote."
-        )
-    facts: list[Fact] = []
-    begin = lines.index(_FACTS) + 1
-    for number, line in enumerate(lines[begin:], begin + 1):
-        if line.startswith("## "):
-            break
-        if line.strip():
-            facts.append(_fact_in(line, number))
-    if len(facts) > MAX_RECORDS:
-        raise InvalidInputError(f"it has more than {MAX_RECORDS} facts. Split it.")
-    return [
-        Notes(None, facts=tuple(facts[at : at + MAX_FACTS]))
-        for at in range(0, len(facts), MAX_FACTS)
-    ]
-
-
-def _fact_in(line: str, number: int) -> Fact:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise InvalidInputError(
-            f"line {number}: a fact is one line like {_SHAPE}. Mend that line, or take it out."
-        )
-    try:
-        since = int(datetime.fromisoformat(match["since"]).timestamp())
-        text = _UNMARK.sub(r"\1", match["text"])
-        return Fact(
-            text,
-            match["about"] or "",
-            int(match["importance"]),
-            since,
-            pinned=bool(match["pinned"]),
-        )
-    except InvalidInputError as error:
-        rule = str(error).rstrip(".")
-    except ValueError:
-        rule = "there is no such date"
-    raise InvalidInputError(f"line {number}: {rule}. Mend that line, or take it out.") from None
-
-
-def _facts(
-    records: Sequence[tuple[int, Record | None]],
-) -> tuple[dict[Ref, Fact], dict[Ref, int], dict[Ref, bool]]:
-    """Return all facts, until when those held that were superseded, and the last pins."""
-    known: dict[Ref, Fact] = {}
-    until: dict[Ref, int] = {}
-    pins: dict[Ref, bool] = {}
-    for index, record in records:
-        if isinstance(record, Notes):
-            known |= {Ref(index, at): fact for at, fact in enumerate(record.facts)}
-            for fact in record.facts:
-                until |= {old: fact.since for old in fact.supersedes if old in known}
-        elif isinstance(record, Pin):
-            pins[record.ref] = record.pinned
-    return known, until, pins
-
-
-def _stamp(time: int) -> str:
-    moment = datetime.fromtimestamp(min(time, _LAST_TIME), UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-
-
-def _marked(text: str) -> str:
-    """One line in which nothing is markup."""
-    return _MARK.sub(r"\\\1", " ".join(text.split()))
-
-
-def _quoted(text: str) -> list[str]:
-    return [
-        f"> {_MARK.sub(chr(92) * 2 + chr(92) + '1', line)}".rstrip() for line in text.split("\n")
-    ]

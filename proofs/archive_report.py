@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from proofs.archive import Header
 from proofs.report import Report
@@ -31,7 +31,7 @@ class Finding:
 
     def to_json(self) -> dict[str, str]:
         """As a JSON object."""
-        return {"where": self.where, "subject": self.subject, "detail": self.detail}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,7 @@ class ArchiveStep:
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""
-        return {
-            "number": self.number,
-            "title": self.title,
-            "status": str(self.status),
-            "detail": self.detail,
-            "meaning": self.meaning,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +108,7 @@ class Thread:
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""
-        return {
-            "number": self.number,
-            "receipts": self.receipts,
-            "first": self.first,
-            "last": self.last,
-            "gaps": list(self.gaps),
-            "contradictions": list(self.contradictions),
-            "notes": list(self.notes),
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from proofs.gpusteps import (
 )
 from proofs.policy import Policy
 from proofs.steps import Check
+from proofs.times import moment
 
 # Clocks of honest machines differ; a device that is two minutes slow still connects.
 CLOCK_SKEW_S = 120
@@ -266,11 +267,11 @@ def _check_freshness(
 ) -> None:
     """Steps (8) and (9)."""
     # (8)
-    span = f"the keys are valid from {claims.not_before} to {claims.not_after}"
+    span = f"the keys are valid from {moment(claims.not_before)} to {moment(claims.not_after)}"
     if at < claims.not_before - CLOCK_SKEW_S:
-        findings.fail(Check.VALIDITY, "claims_not_yet_valid", f"{span}, not yet at {at}")
+        findings.fail(Check.VALIDITY, "claims_not_yet_valid", f"{span}, not yet at {moment(at)}")
     elif at > claims.not_after:
-        findings.fail(Check.VALIDITY, "claims_expired", f"{span}, no more at {at}")
+        findings.fail(Check.VALIDITY, "claims_expired", f"{span}, no more at {moment(at)}")
     else:
         findings.see(Check.VALIDITY, span)
     # (9)
@@ -311,7 +312,7 @@ def check_tcb(
     """Step (10): with the newest that is known, while the other steps stand as of the turn."""
     current = found.newer_cpu or found.cpu
     if found.newer_cpu is not None:
-        findings.see(Check.TCB, f"judged again at {now} with the collateral given")
+        findings.see(Check.TCB, f"judged again at {moment(now)} with the collateral given")
         _add_news(findings, "cpu", found.cpu.problems, found.newer_cpu.problems)
     _check_numbers(findings, current.tcb, policy.floors(kind))
     _check_status(findings, kind, current.tcb, policy, now)

@@ -99,7 +99,8 @@ def _software(policy: Policy) -> Iterator[str]:
     else:
         count = len(policy.measurements)
         if count:
-            yield f"Software passes that measures as one of {count} sets in the policy."
+            sets = "the one set" if count == 1 else f"one of {count} sets"
+            yield f"Software passes that measures as {sets} in the policy."
         for one in policy.releases:
             kinds = _list(sorted({each.kind for each in one.sets}), last="and")
             yield (
@@ -190,7 +191,9 @@ def _custody(policy: Policy) -> Iterator[str]:
         yield "Nobody vouches for where the machines stand; that verdict stays unchecked."
     else:
         whose = "the operator" if custody.kind == "operator-asserted" else "a third party"
-        yield f"The machine must be one of {len(custody.platforms)} that {whose} vouches for."
+        count = len(custody.platforms)
+        which = "the one" if count == 1 else f"one of the {count}"
+        yield f"The machine must be {which} that {whose} vouches for."
 
 
 def _warnings(policy: Policy) -> Iterator[str]:

@@ -45,6 +45,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
+from proofs import times
 from proofs.bundle import Bundle, bundle_entry, decode_bundle
 from proofs.checkpoint import Checkpoint, parse_checkpoint
 from proofs.claims import Claims, decode_claims
@@ -308,7 +309,7 @@ def verify_disclosed(
         stated.time <= at,
         f"the turn ended {at - stated.time} s before the time of this verdict",
         "receipt_from_future",
-        f"the receipt's time {stated.time} lies after the time of this verdict, {at}",
+        f"the receipt is of {times.moment(stated.time)}, after the time of this verdict",
     )
     if disclosed.later is None:
         _check_no_later(findings, policy)

@@ -100,7 +100,7 @@ def export_home(home: DeviceHome, wanted: Wanted, write: Write) -> Exported:
         if row.turn_id:
             thread = threads.setdefault((row.persona, row.thread), len(threads))
         bundles.add(stated.enclave)
-        said = home.said(row.receipt_id) if wanted.with_text else None
+        said = home.transcripts.said(row.receipt_id) if wanted.with_text else None
         exported.textless += wanted.with_text and said is None
         exported.counts["said"] += said is not None
         exported.counts["receipts"] += 1
@@ -169,18 +169,18 @@ class _Bundles:
     def add(self, digest: bytes) -> None:
         """The bundle of a receipt."""
         try:
-            bundle, proof = self.home.enclave(digest.hex())
+            bundle, proof = self.home.bundles.get(digest.hex())
         except KeyError:
             return  # the archive says of its receipts that it is not there
         self._write(digest, bundle, proof)
-        if (later := self.home.later(digest.hex())) is not None:
+        if (later := self.home.bundles.later(digest.hex())) is not None:
             self._write(hashlib.sha256(later[0]).digest(), *later)
 
     def _write(self, digest: bytes, bundle: bytes, proof: str) -> None:
         if digest in self.written:
             return
         self.written.add(digest)
-        later = self.home.later(digest.hex())
+        later = self.home.bundles.later(digest.hex())
         following = None if later is None else hashlib.sha256(later[0]).digest()
         self.writer.add(BundleRecord(bundle, proof, following))
         self.exported.counts["bundles"] += 1
@@ -325,8 +325,12 @@ def export_erasure(home: DeviceHome, row: ErasureRow, now: int, write: Write) ->
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A file for its owner alone, which appears under its name only when it is whole.
+
+    Args:
+        path: The name.
+        replace: Whether a file that is there gives way.
 
     Raises:
         SottoError: It cannot be written there.
@@ -342,6 +346,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         draft = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
+        if not replace:
+            path.touch(0o600, exist_ok=False)  # not linked: a stick has no links
         draft.replace(path)
     except OSError as error:
         raise SottoError(

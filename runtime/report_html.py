@@ -11,9 +11,10 @@ import hashlib
 from html import escape
 
 from proofs.archive_report import Thread, Turn
+from proofs.times import moment
 from proofs.verdict import Status
 from runtime.commands.common import SIMULATED_LINE
-from runtime.commands.report import NOT_SHOWN, Line, Page, moment, speech
+from runtime.report_page import NOT_SHOWN, Line, Page, speech
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #5b6570; --line: #d5dae0;

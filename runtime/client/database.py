@@ -1,12 +1,22 @@
-"""The device's database: its form, the steps from earlier forms, and how it is opened."""
+"""The device's database: its form, the steps from earlier forms, and how it is opened and used."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import sqlite3
+from collections.abc import Iterator
+from dataclasses import astuple, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from runtime.errors import SetupError
+from runtime.client.master import FILE
+from runtime.errors import SetupError, SottoError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RowT = TypeVar("RowT", bound="DataclassInstance")
 
 _FIRST_FORM = """
 CREATE TABLE IF NOT EXISTS threads (
@@ -102,7 +112,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
     """
     path = folder / "device.db"
     # SQLite does not wait its turn to change the journal's mode, so first starts queue here.
-    with (folder / "master.key").open("rb") as turn:
+    with (folder / FILE).open("rb") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         # Made before SQLite makes it for others to read; its journal takes the same mode.
         path.touch(mode=0o600)
@@ -131,3 +141,73 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
         )
     for number, step in enumerate(_MIGRATIONS[version:], version + 1):
         database.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
+
+
+class Database:
+    """The statements of a device. A row is a dataclass whose fields are the table's columns.
+
+    Every method raises SottoError where the disk is full, the file is damaged, or another program
+    holds it.
+
+    Args:
+        folder: The device's.
+
+    Raises:
+        SetupError, OSError, sqlite3.Error: As `open_database`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._connection = open_database(folder)
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+    def execute(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of one statement."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise SottoError(
+                f"the device's database in {self._folder} cannot be used ({error}); look at the "
+                "disk, and try again",
+                code="home",
+            ) from error
+
+    def select(
+        self, kind: type[RowT], table: str, which: str = "", values: tuple[object, ...] = ()
+    ) -> list[RowT]:
+        """Whole rows of a table; `which` is what follows its name in the statement."""
+        query = f"SELECT {_columns(kind)} FROM {table} {which}"  # noqa: S608 - constants
+        return [kind(*row) for row in self.execute(query, values)]
+
+    def insert(self, table: str, row: DataclassInstance, otherwise: str = "") -> None:
+        """Add a row; `otherwise` is the statement's ON CONFLICT clause."""
+        values = astuple(row)
+        marks = ", ".join("?" * len(values))
+        into = f"{table} ({_columns(type(row))})"
+        self.execute(f"INSERT INTO {into} VALUES ({marks}) {otherwise}", values)  # noqa: S608 - as above
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's statements, or none."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(SottoError):
+                self.execute("ROLLBACK")
+            raise
+
+    def checkpoint(self) -> None:
+        """Leave nothing of what was deleted in the journal.
+
+        Another program that reads the database now delays it, and its own end does it then.
+        """
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _columns(kind: type[DataclassInstance]) -> str:
+    return ", ".join(one.name for one in fields(kind))

@@ -64,7 +64,7 @@ class EpochBook:
         """
         if (attested := self._attested.get(enclave_id)) is None:
             try:
-                bundle, proof = self._home.enclave(enclave_id)
+                bundle, proof = self._home.bundles.get(enclave_id)
             except KeyError:
                 return None
             attested = verify_bundle(bundle, proof, self._policy, at)
@@ -97,7 +97,7 @@ class EpochBook:
         keys = {self._claims(one).keys_digest() for one in sealed_to}
         if attested.claims.keys_digest() not in keys:
             raise _mismatch("is of an enclave to whose keys this device sealed nothing")
-        self._home.keep_enclave(enclave_id, found.bundle, found.proof)
+        self._home.bundles.keep(enclave_id, found.bundle, found.proof)
         self._attested[enclave_id] = attested
         return attested
 
@@ -112,7 +112,7 @@ class EpochBook:
                 could be asked.
             StreamLostError: The way broke.
         """
-        if self._home.later(enclave_id) is not None:
+        if self._home.bundles.later(enclave_id) is not None:
             return True
         now = time.monotonic()
         if now - self._asked.get(enclave_id, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
@@ -136,8 +136,8 @@ class EpochBook:
             raise SottoError(
                 f"the next evidence of an enclave does not hold: {error}", code="evidence_refused"
             ) from error
-        self._home.keep_enclave(later, found.bundle, found.proof)
-        self._home.follow_enclave(enclave_id, later)
+        self._home.bundles.keep(later, found.bundle, found.proof)
+        self._home.bundles.follow(enclave_id, later)
         return True
 
     async def _fetch(self, enclave_id: str) -> _Evidence:
@@ -154,7 +154,7 @@ class EpochBook:
 
     def _claims(self, enclave_id: str) -> Claims:
         """Claims of a bundle that was verified before it was kept."""
-        bundle, _ = self._home.enclave(enclave_id)
+        bundle, _ = self._home.bundles.get(enclave_id)
         return _claims(bundle)
 
 

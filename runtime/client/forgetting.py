@@ -10,22 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel
-
 from memory.keys import ThreadKeys
 from proofs.erasure import Erasure, Scope, decode_erasure, thread_commitment
 from proofs.errors import ProofError
-from runtime.client.carrier import StreamLostError
 from runtime.client.epochs import EpochBook
 from runtime.client.exchange import JSON_HEADERS, SealedResponse, Secrets
 from runtime.client.home import DeviceHome
-from runtime.client.retrying import Retrying
+from runtime.client.retrying import retried
 from runtime.client.rows import ErasureRow
 from runtime.client.sealed import Call, LiveEnclave, SealedHttp, choose
-from runtime.enclave.api import FORGET_PATH, ForgetRequest
-from runtime.enclave.memory_api import MEMORY_PATH, ListRequest
+from runtime.enclave.api import ForgetRequest
+from runtime.enclave.memory_api import ListRequest, MemoryRequest
 from runtime.errors import SottoError
 from runtime.sealing import open_receipt
+
+ThreadRequest = ForgetRequest | MemoryRequest
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +50,14 @@ class Forgetting:
     async def forget(self, persona: str) -> ErasureRow:
         """See `Device.forget`."""
         for _ in range(MAX_STEPS):
-            for row in self._home.pending_erasures(persona):
-                if (row.thread, row.scope) == (self._home.thread(persona), Scope.ROTATION):
-                    await self.abandon(row)
+            for row in self._home.pending_erasures(persona, Scope.ROTATION):
+                await self.abandon(row)
             await self._erase_copies(persona)
             row = self._home.begin_erasure(persona, os.urandom(16).hex(), int(time.time()))
             thread_key = self._home.thread_key(persona, row.thread)
             request = ForgetRequest(thread_key=thread_key, turn_id=row.request_id)
             try:
-                erasure, signed, _ = await self.erase(row, FORGET_PATH, request)
+                erasure, signed, _ = await self.erase(row, request)
             except SottoError as error:
                 # Under another key by now: it is that thread that is to be forgotten.
                 if error.code != "thread_rotated":
@@ -89,7 +87,7 @@ class Forgetting:
         """Whether a thread has records; None where it was erased."""
         request = ListRequest(thread_key=self._home.thread_key(persona, thread), limit=1)
         try:
-            answer = await self._asked(persona, thread, MEMORY_PATH + b"list", request)
+            answer = await self.ask(persona, thread, request)
         except SottoError as error:
             if error.code in THREAD_GONE:
                 return None
@@ -101,20 +99,16 @@ class Forgetting:
     async def _erase_thread(self, persona: str, thread: int) -> None:
         key = self._home.thread_key(persona, thread)
         request = ForgetRequest(thread_key=key, turn_id=os.urandom(16).hex())
-        await self._asked(persona, thread, FORGET_PATH, request)
+        await self.ask(persona, thread, request)
 
-    async def _asked(
-        self, persona: str, thread: int, path: bytes, request: BaseModel
-    ) -> dict[str, Any]:
+    async def ask(self, persona: str, thread: int, request: ThreadRequest) -> dict[str, Any]:
         """The answer about a thread, asked for until it comes."""
         keys = self._home.thread_keys(persona, thread)
-        retrying = Retrying()
-        while True:
-            try:
-                return await (await self.send(keys, path, request)).read_json()
-            except (StreamLostError, SottoError) as error:
-                await retrying.after(error)
-            self.forget_enclaves()
+
+        async def once() -> dict[str, Any]:
+            return await (await self.send(keys, request)).read_json()
+
+        return await retried(once, self._http.forget)
 
     async def abandon(self, row: ErasureRow) -> None:
         """Give up a rotation: what was written under the new key is erased, and no receipt kept.
@@ -122,30 +116,24 @@ class Forgetting:
         Raises:
             SottoError: Nobody could be asked.
         """
-        thread = row.target if row.target is not None else row.thread + 1
-        await self._erase_thread(row.persona, thread)
+        await self._erase_thread(row.persona, row.following)
         self._home.abandon_erasure(row)
-
-    def forget_enclaves(self) -> None:
-        """Ask anew before the next exchange: a restarted enclave has new keys."""
-        self._http.forget()
 
     async def send(
         self,
         keys: ThreadKeys,
-        path: bytes,
-        request: BaseModel,
+        request: ThreadRequest,
         on_seal: Callable[[LiveEnclave, Secrets], None] = lambda enclave, secrets: None,
     ) -> SealedResponse:
         """One exchange about a thread, with the enclave that is likely to have it in its cache."""
         body = request.model_dump_json(exclude_none=True).encode()
-        call = Call(b"POST", path, JSON_HEADERS, body)
+        call = Call(b"POST", request.path, JSON_HEADERS, body)
         return await self._http.request(
             call, lambda enclaves: choose(enclaves, keys.thread_id), on_seal
         )
 
     async def erase(
-        self, row: ErasureRow, path: bytes, request: BaseModel
+        self, row: ErasureRow, request: ThreadRequest
     ) -> tuple[Erasure, bytes, dict[str, Any]]:
         """Ask for an erasure until it is done.
 
@@ -160,19 +148,15 @@ class Forgetting:
 
         def on_seal(enclave: LiveEnclave, _: Secrets) -> None:
             enclave_id = enclave.attested.enclave_id
-            self._home.keep_enclave(enclave_id, enclave.bundle, enclave.inclusion)
+            self._home.bundles.keep(enclave_id, enclave.bundle, enclave.inclusion)
             sealed_to.add(enclave_id)
 
-        retrying = Retrying()
-        while True:
-            try:
-                response = await self.send(keys, path, request, on_seal)
-                answer = await response.read_json()
-                signed = _opened(keys, row, answer)
-                return await self._verified(signed, keys, row, sealed_to), signed, answer
-            except (StreamLostError, SottoError) as error:
-                await retrying.after(error)
-            self.forget_enclaves()
+        async def once() -> tuple[Erasure, bytes, dict[str, Any]]:
+            answer = await (await self.send(keys, request, on_seal)).read_json()
+            signed = _opened(keys, row, answer)
+            return await self._verified(signed, keys, row, sealed_to), signed, answer
+
+        return await retried(once, self._http.forget)
 
     def moved_on(self, persona: str, thread: int, error: SottoError) -> bool:
         """Whether an error says that the thread of this number is gone for good, as another device

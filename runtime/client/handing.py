@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Annotated, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.client import master
 from runtime.client.database import open_database
 from runtime.enclave.mailbox_api import MAX_BYTES
 from runtime.errors import SottoError
@@ -60,7 +60,7 @@ class Handed(Strict):
             threads = database.execute("SELECT persona, position, thread, next FROM threads")
             pins = database.execute("SELECT handle, hex(key), number, hex(step) FROM handles")
             found = cls(
-                master=(folder / "master.key").read_bytes().hex(),
+                master=(folder / master.FILE).read_bytes().hex(),
                 threads=tuple(threads.fetchall()),
                 pins=tuple((one, key.lower(), n, step.lower()) for one, key, n, step in pins),
             )
@@ -116,8 +116,8 @@ def adopt(folder: Path, handed: Handed) -> None:
     Raises:
         SottoError: It is not fresh, or cannot be written.
     """
-    key = folder / "master.key"
-    draft, old = (folder / f".master.key.{secrets.token_hex(8)}" for _ in range(2))
+    key = folder / master.FILE
+    draft, old = (folder / f".{master.FILE}.{secrets.token_hex(8)}" for _ in range(2))
     try:
         with _database(folder) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -133,7 +133,7 @@ def adopt(folder: Path, handed: Handed) -> None:
                     for one, k, n, step in handed.pins
                 ],
             )
-            _write_key(draft, bytes.fromhex(handed.master))
+            master.write(draft, bytes.fromhex(handed.master))
             old.hardlink_to(key)
             draft.replace(key)
             try:
@@ -144,10 +144,3 @@ def adopt(folder: Path, handed: Handed) -> None:
     finally:
         for left in (draft, old):
             left.unlink(missing_ok=True)
-
-
-def _write_key(path: Path, master: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(master)
-        file.flush()
-        os.fsync(file.fileno())

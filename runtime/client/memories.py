@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import hashlib
 import os
 import time
@@ -12,26 +11,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import cbor2
 import orjson
 from pydantic import ValidationError
 
 from memory.errors import MemoryStoreError
-from memory.kinds import NUMBERS, Record, to_fields
-from memory.shifting import shifted
+from memory.kinds import Record
 from memory.thread import Position
 from proofs.erasure import Scope
 from runtime.client.carrier import StreamLostError
 from runtime.client.exchange import SealedResponse
 from runtime.client.forgetting import MAX_STEPS, Forgetting, too_far
 from runtime.client.home import DeviceHome
-from runtime.client.retrying import Retrying
+from runtime.client.importing import batches, encode
 from runtime.client.rows import ErasureRow
 from runtime.enclave.api import to_base64url
 from runtime.enclave.memory_api import (
-    MAX_BATCH,
-    MAX_BATCH_BYTES,
-    MEMORY_PATH,
     EditRequest,
     ExportRequest,
     ForgetRecordsRequest,
@@ -155,10 +149,7 @@ class Memories:
 
     async def resume(self, persona: str) -> None:
         """Bring erasures of records to an end that this device began and lost the answer of."""
-        thread = self._home.thread(persona)
-        for row in self._home.pending_erasures(persona):
-            if (row.thread, row.scope) != (thread, Scope.RECORDS):
-                continue
+        for row in self._home.pending_erasures(persona, Scope.RECORDS):
             try:
                 await self._forget_records(row)
             except SottoError as error:
@@ -169,10 +160,9 @@ class Memories:
     async def _forget_records(self, row: ErasureRow) -> ErasureRow:
         members = {"request_id": row.request_id, **orjson.loads(row.asked)}
         request = self._made(row.persona, row.thread, ForgetRecordsRequest, members)
-        erasure, signed, answer = await self._forgetting.erase(row, _path("forget"), request)
-        places = [one for one in answer.get("erased", ()) if isinstance(one, int)]
+        erasure, signed, answer = await self._forgetting.erase(row, request)
         row = self._home.finish_erasure(
-            row, erasure.enclave.hex(), signed, erasure.time, places=places
+            row, erasure.enclave.hex(), signed, erasure.time, places=_erased(answer)
         )
         self._learn(row.persona, row.thread, answer)
         return row
@@ -187,7 +177,7 @@ class Memories:
         async def begin(thread: int) -> SealedResponse:
             request = self._made(persona, thread, ExportRequest, {"format": form})
             keys = self._home.thread_keys(persona, thread)
-            response = await self._forgetting.send(keys, _path("export"), request)
+            response = await self._forgetting.send(keys, request)
             if response.status != 200:
                 await response.read_json()  # raises what the enclave says
             return response
@@ -231,15 +221,7 @@ class Memories:
         Raises:
             SottoError: Also where one record is larger than a request.
         """
-        encoded = [_encoded(one, 0) for one in records]
-        for index, one in enumerate(encoded):
-            if len(one) > MAX_BATCH_BYTES:
-                raise SottoError(
-                    f"record {index} of the import takes {len(one)} bytes, and a request carries "
-                    f"{MAX_BATCH_BYTES}; take it out of the file",
-                    code="import_too_large",
-                    exit_code=Exit.USAGE,
-                )
+        encoded = encode(records)
         digest = hashlib.sha256(b"".join(encoded)).hexdigest()
         return Imported(len(encoded), await self._move(persona, records, digest))
 
@@ -268,22 +250,22 @@ class Memories:
 
     async def _begin_rotation(self, persona: str, asked: str) -> ErasureRow:
         now = int(time.time())
-        for row in self._home.pending_erasures(persona):
-            other = row.scope == Scope.ROTATION and row.asked != asked
-            if other and row.thread == self._home.thread(persona):
+        for row in self._home.pending_erasures(persona, Scope.ROTATION):
+            if row.asked != asked:
                 await self._forgetting.abandon(row)
         return self._home.begin_erasure(
             persona, os.urandom(16).hex(), now, scope=Scope.ROTATION, asked=asked
         )
 
     async def _carry_over(self, row: ErasureRow, records: Sequence[Record]) -> ErasureRow:
-        base = int((await self._step(row, "copy"))["copied"])
-        await self._write_batches(row, base, [_encoded(one, base) for one in records])
+        copy = self._rotation(row, "copy")
+        base = int((await self._forgetting.ask(row.persona, row.thread, copy))["copied"])
+        await self._write_batches(row, base, encode(records, base))
         return await self._finish_rotation(row, base if records else None)
 
     async def _finish_rotation(self, row: ErasureRow, copied: int | None) -> ErasureRow:
         request = self._rotation(row, "finish", copied)
-        erasure, signed, answer = await self._forgetting.erase(row, _path("rotate"), request)
+        erasure, signed, answer = await self._forgetting.erase(row, request)
         position = str(answer["position"])
         return self._home.finish_erasure(
             row, erasure.enclave.hex(), signed, erasure.time, position=position
@@ -291,30 +273,12 @@ class Memories:
 
     async def _write_batches(self, row: ErasureRow, base: int, records: Sequence[bytes]) -> None:
         """Write records behind the first `base` of the new thread; one that is there stays."""
-        done = 0
-        while done < len(records):
-            count = _fitting(records[done : done + MAX_BATCH])
-            members = {
-                "at": base + done,
-                "records": base64.b64encode(b"".join(records[done : done + count])).decode(),
-            }
-            target = row.target or row.thread + 1
-            await self._with_retries(
-                functools.partial(self._one, row.persona, target, ImportRequest, members)
-            )
-            done += count
-
-    async def _step(self, row: ErasureRow, step: str) -> dict[str, Any]:
-        request = self._rotation(row, step)
-        keys = self._home.thread_keys(row.persona, row.thread)
-
-        async def ask() -> dict[str, Any]:
-            return await (await self._forgetting.send(keys, _path("rotate"), request)).read_json()
-
-        return await self._with_retries(ask)
+        for at, batch in batches(records):
+            members = {"at": base + at, "records": base64.b64encode(batch).decode()}
+            await self._one(row.persona, row.following, ImportRequest, members)
 
     def _rotation(self, row: ErasureRow, step: str, copied: int | None = None) -> RotateRequest:
-        new = self._home.thread_key(row.persona, row.target or row.thread + 1)
+        new = self._home.thread_key(row.persona, row.following)
         members = {
             "new_thread_key": to_base64url(new),
             "request_id": row.request_id,
@@ -329,9 +293,7 @@ class Memories:
         """One request about the present thread, whichever that is by now."""
 
         async def once(thread: int) -> dict[str, Any]:
-            answer = await self._with_retries(
-                functools.partial(self._one, persona, thread, kind, members)
-            )
+            answer = await self._one(persona, thread, kind, members)
             self._learn(persona, thread, answer)
             return answer
 
@@ -342,9 +304,7 @@ class Memories:
     ) -> dict[str, Any]:
         """One request about a thread."""
         request = self._made(persona, thread, kind, members)
-        keys = self._home.thread_keys(persona, thread)
-        response = await self._forgetting.send(keys, _path(_NAMES[kind]), request)
-        return await response.read_json()
+        return await self._forgetting.ask(persona, thread, request)
 
     def _made(
         self, persona: str, thread: int, kind: type[RequestT], members: dict[str, Any]
@@ -367,16 +327,16 @@ class Memories:
         """Whether an error says that a thread is gone for good, and this device now goes on with
         the next: after a rotation of its own whose answer was lost, or as another device wanted it.
         """
-        for row in self._home.pending_erasures(persona):
-            own = (row.thread, row.scope) == (thread, Scope.ROTATION)
-            if own and error.code == "thread_rotated":
-                try:
-                    await self._finish_rotation(row, None)
-                except SottoError as refused:
-                    if refused.code != "thread_rotated":
-                        raise
-                else:
-                    return True
+        rotated = error.code == "thread_rotated"
+        begun = self._home.pending_erasures(persona, Scope.ROTATION, thread)
+        for row in begun if rotated else ():
+            try:
+                await self._finish_rotation(row, None)
+            except SottoError as refused:
+                if refused.code != "thread_rotated":
+                    raise
+            else:
+                return True
         return self._forgetting.moved_on(persona, thread, error)
 
     async def _on_thread(self, persona: str, once: Callable[[int], Awaitable[T]]) -> T:
@@ -390,27 +350,19 @@ class Memories:
                     raise
         raise too_far()
 
-    async def _with_retries(self, ask: Callable[[], Awaitable[T]]) -> T:
-        retrying = Retrying()
-        while True:
-            try:
-                return await ask()
-            except (StreamLostError, SottoError) as error:
-                await retrying.after(error)
-            self._forgetting.forget_enclaves()
-
     def _learn(self, persona: str, thread: int, answer: dict[str, Any]) -> None:
         """Keep where the thread stands, and forget the words of turns that were erased."""
         if isinstance(position := answer.get("position"), str):
             with contextlib.suppress(MemoryStoreError):
                 self._home.set_position(persona, str(Position.parse(position)), thread)
-        if erased := [one for one in answer.get("erased", ()) if isinstance(one, int)]:
+        if erased := _erased(answer):
             self._home.note_erased(persona, thread, erased)
 
 
-# An enclave that says this has changed nothing and will not, however often it is asked.
+# Where this is said, nothing was changed, and will not be, however often it is asked.
 _REFUSED = frozenset(
     {
+        "import_too_large",
         "invalid_request",
         "memory_conflict",
         "memory_corrupt",
@@ -422,44 +374,30 @@ _REFUSED = frozenset(
         "request_too_large",
     }
 )
-_NAMES: dict[type[MemoryRequest], str] = {
-    ListRequest: "list",
-    SearchRequest: "search",
-    WhyRequest: "why",
-    PinRequest: "pin",
-    WriteRequest: "write",
-    EditRequest: "edit",
-    ForgetRecordsRequest: "forget",
-    ExportRequest: "export",
-    ImportRequest: "import",
-    RotateRequest: "rotate",
+
+
+def _erased(answer: dict[str, Any]) -> list[int]:
+    """Places of erased records that an enclave names."""
+    return [one for one in answer.get("erased", ()) if isinstance(one, int)]
+
+
+# By the types of pydantic's errors, of which the messages are for programmers.
+_UNFIT = {
+    "greater_than_equal": "the {name} is {ge} at least",
+    "less_than_equal": "the {name} is {le} at most",
+    "string_pattern_mismatch": "the {name} is made of small letters, such as user.dog.name",
+    "string_too_long": "the {name} has {max_length} characters at most",
+    "string_too_short": "the {name} is empty",
+    "too_long": "{max_length} {name} at most, and these are {actual_length}",
+    "too_short": "no {name} are named",
+    "value_error": "{error}",
 }
-
-
-def _path(name: str) -> bytes:
-    return MEMORY_PATH + name.encode()
-
-
-def _encoded(record: Record, base: int) -> bytes:
-    """A record as an import carries it; its references count from `base`."""
-    fields = [NUMBERS[type(record)], to_fields(shifted(record, base))]
-    encoded: bytes = cbor2.dumps(fields, canonical=True)
-    return encoded
-
-
-def _fitting(records: Sequence[bytes]) -> int:
-    """How many of them one request carries."""
-    size = 0
-    for count, one in enumerate(records):
-        size += len(one)
-        if size > MAX_BATCH_BYTES:
-            return max(count, 1)
-    return len(records)
 
 
 def _unfit(error: ValidationError | TypeError) -> SottoError:
     said = "it is not text that can be sent (it holds half a character)"
     if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        first = error.errors(include_input=False, include_url=False)[0]
+        name, context = ".".join(map(str, first["loc"])), first.get("ctx", {})
+        said = _UNFIT.get(first["type"], "{name}: {msg}").format(name=name, **{**first, **context})
     return SottoError(f"this cannot be asked: {said}", code="invalid_request", exit_code=Exit.USAGE)

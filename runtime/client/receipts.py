@@ -198,7 +198,7 @@ class ReceiptBook:
             self.take(event)
 
     async def _learned(self, row: ReceiptRow, signer: str) -> bool:
-        sealings = self._home.sealings(row.receipt_id)
+        sealings = self._home.transcripts.sealings(row.receipt_id)
         sealed_to = {row.enclave_id, *(one.enclave_id for one in sealings)}
         for number in range(_LEARN_TRIES):
             await asyncio.sleep(_LEARN_PAUSE_S if number else 0)

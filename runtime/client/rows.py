@@ -117,6 +117,11 @@ class ErasureRow:
         """``settled``, ``received`` or ``waiting``."""
         return _status(self.receipt, self.proof)
 
+    @property
+    def following(self) -> int:
+        """Number of the thread that goes on after a rotation."""
+        return self.thread + 1 if self.target is None else self.target
+
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:

@@ -229,8 +229,16 @@ class SealedHttp:
         if found:
             return found
         if refused:
+            hint = ""
+            if self._policy.require_inclusion and not self._policy.log_keys:
+                hint = (
+                    " This policy names no log, so nothing can hold under it, as with the built-in "
+                    "one: give another with --policy, or with --home the device's folder that has "
+                    "one; where `make run` runs, that is data/device"
+                )
             raise SottoError(
-                f"no enclave holds under the policy in force: {refused[0]}", code="enclave_refused"
+                f"no enclave holds under the policy in force: {refused[0]}{hint}",
+                code="enclave_refused",
             )
         raise SottoError(
             "no enclave is announced; it may be starting: try again in a moment",

@@ -34,7 +34,7 @@ from memory.store import Opened, ThreadStore
 from memory.thread import Answered, Position
 from memory.view import View
 from personas.model import Persona
-from proofs.erasure import Erasure, sign_erasure
+from proofs.erasure import Erasure
 from proofs.receipt import Outcome
 from runtime.enclave.api import ApiError, error_object
 from runtime.enclave.binding import Binding
@@ -44,11 +44,17 @@ from runtime.enclave.generation import Generation, log_defect
 from runtime.enclave.knowledge import Library
 from runtime.enclave.outbox import Outbox, ReceiptJob
 from runtime.enclave.places import Places
-from runtime.enclave.prompt import Cost, Prompt, PromptTooLongError, Scene, build_prompt
+from runtime.enclave.prompt import (
+    Cost,
+    Prompt,
+    PromptTooLongError,
+    Scene,
+    build_prompt,
+    match_scene,
+)
 from runtime.enclave.remembering import Job, Remembering
 from runtime.enclave.turns import KEEP_FINISHED, KEEP_FINISHED_S, RunningTurn, TurnCall, TurnTable
 from runtime.enclave.views import Views
-from runtime.sealing import seal_receipt
 from runtime.telemetry import EnclaveMetrics
 
 # They are answered one after the other; a person sends few at once.
@@ -169,17 +175,15 @@ class Agent:
             self._erased.pop(next(iter(self._erased)))
 
     async def _erase(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> bytes:
-        erasure_id = keys.erasure_id(request_id)
         for turn in self._table.of_thread(keys):
             await turn.generation.cancel()
         async with self._locks.setdefault(keys.thread_id, asyncio.Lock()):
-            # By an enclave that died, or another, under the same id.
-            sealed = (await self._outbox.handed_over(erasure_id.hex())).sealed
-            if sealed is None:
-                erasure = await self._erased_now(keys, request_id, binding)
-                signed = sign_erasure(erasure, binding.identity.receipt_key)
-                sealed = seal_receipt(keys, erasure_id, signed, os.urandom(12))
-            return await self._outbox.hand_over_erasure(keys, erasure_id, sealed)
+            return await self._outbox.erasure_receipt(
+                keys,
+                request_id,
+                binding.identity.receipt_key,
+                lambda _: self._erased_now(keys, request_id, binding),
+            )
 
     async def _erased_now(self, keys: ThreadKeys, request_id: bytes, binding: Binding) -> Erasure:
         """Erase; what there is to sign of it."""
@@ -357,7 +361,7 @@ class Agent:
             seed=bytes.fromhex(call.keys.thread_id),
             costs=self._views.costs(call.keys),
         )
-        prompt = build_prompt(scene, self._engine, detail=self._debug)
+        prompt = build_prompt(await match_scene(scene), self._engine, detail=self._debug)
         if self._remembering is not None:
             self._remembering.metrics.recalled.inc(len(prompt.recalled))
         return prompt

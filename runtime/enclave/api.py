@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import orjson
 from pydantic import (
@@ -35,6 +35,7 @@ MODELS_PATH = b"/v1/models"
 RECEIPTS_PATH = b"/v1/receipts"
 EVIDENCE_PATH = b"/v1/evidence"
 
+CREATOR_HEADER = b"sotto-creator"
 PERSONA_DIGEST_HEADER = b"sotto-persona-digest"
 """Field of a completion's request: answer as this version of the persona, or not at all."""
 RECEIPT_ID_HEADER = b"sotto-receipt-id"
@@ -179,6 +180,8 @@ class CancelRequest(_Body):
 
 class ForgetRequest(_Body):
     """``POST /v1/threads/forget``: erase the thread; `turn_id` is the erasure's own, random."""
+
+    path: ClassVar[bytes] = FORGET_PATH
 
 
 BodyT = TypeVar("BodyT", bound=BaseModel)

@@ -80,7 +80,14 @@ class Binding:
         )
 
     def erasure(
-        self, keys: ThreadKeys, erasure_id: bytes, erased: Erased, previous: bytes | None
+        self,
+        keys: ThreadKeys,
+        erasure_id: bytes,
+        erased: Erased,
+        previous: bytes | None,
+        *,
+        scope: Scope = Scope.THREAD,
+        after: bytes | None = None,
     ) -> Erasure:
         """The receipt of an erasure that has just been done; see `proofs.erasure.Erasure`."""
         claims = self.identity.claims
@@ -91,11 +98,12 @@ class Binding:
             release=claims.release,
             time=int(time.time()),
             epoch=claims.epoch,
-            scope=Scope.THREAD,
+            scope=scope,
             thread=thread_commitment(salt, bytes.fromhex(keys.thread_id)),
             head=erased.head,
             length=erased.length,
             previous=previous,
+            after=after,
         )
 
 

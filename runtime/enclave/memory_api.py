@@ -6,7 +6,7 @@ Every resource is ``POST /v1/memory/<name>``. A thread is named by its key and b
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -69,7 +69,15 @@ BatchBytes = Annotated[
 ]
 
 
-class _Asked(BaseModel):
+class MemoryRequest(BaseModel):
+    """What every request about a thread has.
+
+    Attributes:
+        path: Of the resource that takes it.
+        thread_key: Opens the thread.
+        position: The last place in the chain that this device saw, or None for none.
+    """
+
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
@@ -78,17 +86,8 @@ class _Asked(BaseModel):
         arbitrary_types_allowed=True,
     )
 
+    path: ClassVar[bytes]
     thread_key: Bytes32 = Field(repr=False)
-
-
-class MemoryRequest(_Asked):
-    """What every request about a thread has.
-
-    Attributes:
-        thread_key: Opens the thread.
-        position: The last place in the chain that this device saw, or None for none.
-    """
-
     position: Annotated[str, Field(max_length=96)] | None = None
 
 
@@ -105,6 +104,7 @@ class ListRequest(MemoryRequest):
         limit: Most of them.
     """
 
+    path = MEMORY_PATH + b"list"
     kinds: Annotated[list[Kind], Field(max_length=3)] = []
     superseded: bool = False
     pinned: bool = False
@@ -116,6 +116,7 @@ class ListRequest(MemoryRequest):
 class SearchRequest(MemoryRequest):
     """``search``: by words and by meaning, over the whole thread."""
 
+    path = MEMORY_PATH + b"search"
     query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, repr=False)]
     kinds: Annotated[list[Kind], Field(max_length=3)] = []
     limit: Annotated[int, Field(ge=1, le=MAX_LISTED)] = 20
@@ -124,6 +125,7 @@ class SearchRequest(MemoryRequest):
 class WhyRequest(MemoryRequest):
     """``why``: what stood in a turn's prompt. One of the three names it; none is the last turn."""
 
+    path = MEMORY_PATH + b"why"
     turn: MemoryRef | None = None
     turn_id: Hex16 | None = None
     receipt_id: Hex16 | None = None
@@ -132,6 +134,7 @@ class WhyRequest(MemoryRequest):
 class PinRequest(MemoryRequest):
     """``pin``: keep a memory in every prompt, or no longer."""
 
+    path = MEMORY_PATH + b"pin"
     ref: MemoryRef
     pinned: bool
 
@@ -139,6 +142,7 @@ class PinRequest(MemoryRequest):
 class WriteRequest(MemoryRequest):
     """``write``: a fact of its owner's own words. The same words twice are one fact."""
 
+    path = MEMORY_PATH + b"write"
     text: FactText = Field(repr=False)
     about: Subject = Field(default="", repr=False)
     importance: Importance = 80
@@ -150,6 +154,7 @@ class EditRequest(MemoryRequest):
     until now. What is None stays as it was.
     """
 
+    path = MEMORY_PATH + b"edit"
     ref: MemoryRef
     text: FactText = Field(repr=False)
     about: Subject | None = Field(default=None, repr=False)
@@ -166,6 +171,7 @@ class ForgetRecordsRequest(MemoryRequest):
         dry_run: Only say what would go.
     """
 
+    path = MEMORY_PATH + b"forget"
     request_id: Hex16
     refs: Annotated[list[MemoryRef], Field(min_length=1, max_length=MAX_REFS)]
     keep_turns: bool = False
@@ -175,6 +181,7 @@ class ForgetRecordsRequest(MemoryRequest):
 class ExportRequest(MemoryRequest):
     """``export``: all that is remembered, as a stream of text."""
 
+    path = MEMORY_PATH + b"export"
     format: Literal["json", "markdown"] = "json"
 
 
@@ -188,6 +195,7 @@ class ImportRequest(MemoryRequest):
             fields (`memory.kinds.to_fields`).
     """
 
+    path = MEMORY_PATH + b"import"
     at: Annotated[int, Field(ge=0, lt=2**32)]
     records: BatchBytes = Field(repr=False)
 
@@ -204,6 +212,7 @@ class RotateRequest(MemoryRequest):
             old thread, as ``copy`` told it. 409 `memory_conflict` where it has grown since.
     """
 
+    path = MEMORY_PATH + b"rotate"
     new_thread_key: Bytes32 = Field(repr=False)
     request_id: Hex16
     step: Literal["copy", "finish"]

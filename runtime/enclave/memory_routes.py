@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 import redis.exceptions
 
-from memory.errors import MemoryStoreError
+from memory.errors import InvalidInputError, MemoryStoreError, UnavailableError
+from memory.store import ThreadStore
+from runtime.enclave.agent import Agent
 from runtime.enclave.api import ApiError, parse_body
 from runtime.enclave.binding import Binding
+from runtime.enclave.embedding.base import Embedder
 from runtime.enclave.engines.base import EngineError
-from runtime.enclave.memories import Memories, refusal_of
 from runtime.enclave.memory_api import (
-    MEMORY_PATH,
     EditRequest,
     ExportRequest,
     ForgetRecordsRequest,
@@ -26,52 +27,74 @@ from runtime.enclave.memory_api import (
     WhyRequest,
     WriteRequest,
 )
+from runtime.enclave.memory_editing import Editor
+from runtime.enclave.memory_erasing import Eraser
+from runtime.enclave.memory_importing import Importer
+from runtime.enclave.memory_json import Json
+from runtime.enclave.memory_reading import Reader
+from runtime.enclave.memory_threads import Threads
+from runtime.enclave.outbox import Outbox
 from runtime.enclave.routes import Call, Handler, Reply, Table, json_reply
 from transport.bhttp import Fields
 from transport.sse import encode_event
 
 RequestT = TypeVar("RequestT", bound=MemoryRequest)
+_STATUS: Final[tuple[tuple[type[MemoryStoreError], int], ...]] = (
+    (InvalidInputError, 400),
+    (UnavailableError, 503),
+    (MemoryStoreError, 409),
+)
 _EVENTS: Fields = ((b"content-type", b"text/event-stream"),)
 
 
-def memory_routes(memories: Memories) -> Table:
-    """Handlers by path and method, for `Routes`."""
+def memory_routes(
+    agent: Agent, store: ThreadStore, outbox: Outbox, embedder: Embedder | None
+) -> Table:
+    """Handlers by path and method, for `Routes`.
+
+    Args:
+        agent: Has the locks of threads and what is kept of them in the clear.
+        store: Sealed memory.
+        outbox: Where receipts of erasures go.
+        embedder: Makes vectors; None where recall is by words alone.
+    """
+    threads = Threads(agent, store)
+    reader, editor = Reader(threads, embedder), Editor(threads, embedder)
+    importer, eraser = Importer(threads, embedder), Eraser(threads, outbox)
 
     def erases(
-        name: bytes,
-        kind: type[RequestT],
-        answer: Callable[[RequestT, Binding], Awaitable[dict[str, Any]]],
+        kind: type[RequestT], answer: Callable[[RequestT, Binding], Awaitable[Json]]
     ) -> tuple[bytes, dict[bytes, Handler]]:
         async def handle(call: Call, _: str) -> Reply:
             asked = parse_body(kind, call.request.content)
-            with memories.asking(asked.thread_key):
+            with threads.asking(asked.thread_key):
                 return json_reply(await _told(answer(asked, call.binding)))
 
-        return MEMORY_PATH + name, {b"POST": handle}
+        return kind.path, {b"POST": handle}
 
     def answers(
-        name: bytes, kind: type[RequestT], answer: Callable[[RequestT], Awaitable[dict[str, Any]]]
+        kind: type[RequestT], answer: Callable[[RequestT], Awaitable[Json]]
     ) -> tuple[bytes, dict[bytes, Handler]]:
         # Without a receipt there is nothing to bind.
-        return erases(name, kind, lambda asked, _: answer(asked))
+        return erases(kind, lambda asked, _: answer(asked))
 
     async def export(call: Call, _: str) -> Reply:
         asked = parse_body(ExportRequest, call.request.content)
-        with memories.asking(asked.thread_key):
-            return Reply(200, _EVENTS, events=_encoded(await _told(memories.export(asked))))
+        with threads.asking(asked.thread_key):
+            return Reply(200, _EVENTS, events=_encoded(await _told(reader.export(asked))))
 
     return dict(
         (
-            answers(b"list", ListRequest, memories.page),
-            answers(b"search", SearchRequest, memories.search),
-            answers(b"why", WhyRequest, memories.why),
-            answers(b"pin", PinRequest, memories.pin),
-            answers(b"write", WriteRequest, memories.write),
-            answers(b"edit", EditRequest, memories.edit),
-            answers(b"import", ImportRequest, memories.import_batch),
-            erases(b"forget", ForgetRecordsRequest, memories.forget),
-            erases(b"rotate", RotateRequest, memories.rotate),
-            (MEMORY_PATH + b"export", {b"POST": export}),
+            answers(ListRequest, reader.page),
+            answers(SearchRequest, reader.search),
+            answers(WhyRequest, reader.why),
+            answers(PinRequest, editor.pin),
+            answers(WriteRequest, editor.write),
+            answers(EditRequest, editor.edit),
+            answers(ImportRequest, importer.import_batch),
+            erases(ForgetRecordsRequest, eraser.forget),
+            erases(RotateRequest, eraser.rotate),
+            (ExportRequest.path, {b"POST": export}),
         )
     )
 
@@ -84,7 +107,8 @@ async def _told(answer: Awaitable[AnswerT]) -> AnswerT:
     try:
         return await answer
     except MemoryStoreError as error:
-        raise refusal_of(error) from None
+        status = next(number for kind, number in _STATUS if isinstance(error, kind))
+        raise ApiError(status, error.code, str(error)) from None
     except EngineError as error:
         raise ApiError(503, error.code, str(error)) from None
     except (redis.exceptions.RedisError, OSError):
@@ -93,6 +117,6 @@ async def _told(answer: Awaitable[AnswerT]) -> AnswerT:
         ) from None
 
 
-async def _encoded(events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[bytes, None]:
+async def _encoded(events: AsyncIterator[Json]) -> AsyncGenerator[bytes, None]:
     async for event in events:
         yield encode_event(event)

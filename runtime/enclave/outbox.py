@@ -20,7 +20,7 @@ import redis.exceptions
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from memory.keys import ThreadKeys
-from proofs.erasure import erasure_entry
+from proofs.erasure import Erasure, erasure_entry, sign_erasure
 from proofs.receipt import Receipt, receipt_entry, sign_receipt
 from runtime.errors import SottoError
 from runtime.redis_client import end_if_cancelled, hash_fields
@@ -153,6 +153,29 @@ class Outbox:
         return HandedOver(
             *await hash_fields(self._redis, receipt_key(receipt_id), "sealed", "proof", "cose")
         )
+
+    async def erasure_receipt(
+        self,
+        keys: ThreadKeys,
+        request_id: bytes,
+        signer: Ed25519PrivateKey,
+        state: Callable[[bytes], Awaitable[Erasure]],
+    ) -> bytes:
+        """The sealed receipt of an erasure, handed over to the log.
+
+        Args:
+            keys: Of the thread.
+            request_id: The same one is one erasure, and has one receipt.
+            signer: The enclave's receipt key.
+            state: What there is to sign, by the erasure's id; not asked where it was signed before,
+                perhaps by an enclave that died then, or another.
+        """
+        erasure_id = keys.erasure_id(request_id)
+        sealed = (await self.handed_over(erasure_id.hex())).sealed
+        if sealed is None:
+            signed = sign_erasure(await state(erasure_id), signer)
+            sealed = seal_receipt(keys, erasure_id, signed, os.urandom(12))
+        return await self.hand_over_erasure(keys, erasure_id, sealed)
 
     async def hand_over_erasure(self, keys: ThreadKeys, erasure_id: bytes, sealed: bytes) -> bytes:
         """Give a sealed erasure receipt to its owner and to the log at once, however long Redis is

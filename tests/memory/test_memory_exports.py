@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import InvalidInputError
-from memory.exports import from_json, from_markdown, to_json, to_markdown
+from memory.exports import from_json, to_json
 from memory.facts import Learned
+from memory.ledger import Ledger
+from memory.markdown import from_markdown, to_markdown
 from memory.records import Fact, Gap, Notes, Pin, Record, Ref, Summary, Turn
 from memory.view import View
 from tests.memory.memories import KEYS, MODEL, START, Thread, embedding, facts_of, turn
@@ -76,8 +78,9 @@ def test_any_records_survive_an_export(made: list[Record]) -> None:
     text = to_json(enumerate(made))
     assert from_json(text.encode()) == made
     json.loads(text)
-    assert from_markdown(to_markdown([(0, Notes(None, facts=(Fact(" \x1f "),)))]).encode()) == []
-    told = from_markdown(to_markdown(list(enumerate(made))).encode())
+    blank = Ledger([(0, Notes(None, facts=(Fact(" \x1f "),)))])
+    assert from_markdown(to_markdown(blank.memories()).encode()) == []
+    told = from_markdown(to_markdown(Ledger(enumerate(made)).memories()).encode())
     lines = {
         " ".join(fact.text.split()) for one in made if isinstance(one, Notes) for fact in one.facts
     }
@@ -158,7 +161,7 @@ def test_markdown_tells_everything_and_gives_its_facts_back() -> None:
     """Facts with their validity, the summary and the turns are there; facts are read again."""
     thread = _thread()
     ref = thread.write(Learned("The user # likes `x` <b> & [y](z).", "user.likes.x", 7))
-    text = to_markdown(thread.records)
+    text = to_markdown(Ledger(thread.records).memories())
     assert text.startswith("# What is remembered\n")
     assert f"- [{ref}] since " in text
     assert "until " not in text
@@ -179,7 +182,7 @@ def test_markdown_says_until_when_something_held() -> None:
     thread = Thread()
     thread.say("I live in Leeds.")
     thread.say("I moved to York.")
-    text = to_markdown(thread.records)
+    text = to_markdown(Ledger(thread.records).memories())
     assert "- [m1.0] until 2026-" in text
     assert sum(len(one.facts) for one in from_markdown(text.encode())) == 1  # type: ignore[union-attr]
 

@@ -298,3 +298,8 @@ def test_sentences_say_what_is_accepted(tmp_path: Path) -> None:
     assert "1 day more" in told
     assert "61 s old" in told
     assert "No measured software may run" in told
+    one = f'measurements = [{{ release = "{"00" * 32}" }}]'
+    custody = f'[custody]\nkind = "operator-asserted"\nplatforms = ["{"00" * 32}"]'
+    told = "\n".join(explain(load(tmp_path, f"{one}\n{custody}")).sentences)
+    assert "measures as the one set in the policy" in told
+    assert "must be the one that the operator vouches for" in told

@@ -10,9 +10,10 @@ from proofs.bundle import bundle_entry
 from proofs.ed25519 import raw_public
 from proofs.erasure import decode_erasure, erasure_entry
 from proofs.receipt import decode_receipt, receipt_entry
-from runtime.client.device import Device, TurnOptions
+from runtime.client.device import Device
 from runtime.client.home import DeviceHome
 from runtime.client.rows import ReceiptRow, Sealing, Told
+from runtime.client.turns import TurnOptions
 from tests.proofs.archive_support import Conversation, Log
 from tests.proofs.proofs_support import LOG, MEASUREMENTS, ROOT
 
@@ -37,7 +38,7 @@ def fill_home(
     for number, (signed, said) in enumerate(zip(story.receipts, story.said, strict=True)):
         stated = decode_receipt(signed).unverified
         name, enclave = stated.receipt_id.hex(), stated.enclave.hex()
-        home.keep_enclave(enclave, story.bundle, log.proof(bundle_entry(story.bundle)))
+        home.bundles.keep(enclave, story.bundle, log.proof(bundle_entry(story.bundle)))
         row = ReceiptRow(
             receipt_id=name,
             turn_id=f"{int(name, 16) + 7:032x}",

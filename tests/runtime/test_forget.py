@@ -60,7 +60,7 @@ from transport import media
 from transport.bhttp import decode_response
 from transport.ohttp import encapsulate
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def keys_of(number: int) -> ThreadKeys:
@@ -144,7 +144,7 @@ async def test_an_erasure_settles_in_the_log_as_receipts_do(world: World, enclav
     signed = await forgotten(enclave, 1)
     name = signed.unverified.erasure_id.hex()
     proof = None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while proof is None:
             (proof,) = await hash_fields(world.client, receipt_key(name), "proof")
             await asyncio.sleep(0.02)
@@ -248,19 +248,33 @@ def a_binding(enclave: Enclave) -> Binding:
     return Binding(newest(enclave.keeper), 0, bytes(32), bytes(32))
 
 
+class StopsLate(ScriptedEngine):
+    """Ends no turn before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(first_token_s=0, token_s=0.2, tokens=2000)
+        self.gate = asyncio.Event()
+
+    async def abort(self, request_id: str) -> None:
+        """Wait at the gate first."""
+        await self.gate.wait()
+        await super().abort(request_id)
+
+
 async def test_a_running_turn_is_stopped_and_leaves_nothing(world: World) -> None:
     """It ends before the thread is erased, nothing is written after, and meanwhile none begins."""
-    engine = ScriptedEngine(first_token_s=0, token_s=0.05, tokens=2000)
+    engine = StopsLate()
     async with running_enclave(world, engine) as enclave:
         running = asyncio.create_task(enclave.chunked(inner(a_turn(1))))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while enclave.places.taken == 0:  # noqa: ASYNC110 - the enclave has no event for it
                 await asyncio.sleep(0.01)
         erasing = asyncio.create_task(forgotten(enclave, 1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while enclave.places.taken == 1:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
         late = await enclave.one_shot(inner(a_turn(1, turn_id="e" * 32)))
+        engine.gate.set()
         response, _ = await running
         signed = await erasing
         assert b"response.cancelled" in response.content
@@ -333,7 +347,7 @@ async def test_an_erasure_cannot_take_the_place_of_somebodys_receipt(
     await said(enclave, 1, 1)
     opened = await ThreadStore(world.client).open(keys_of(1), expected=None)
     name = opened.view.turns[-1][1].receipt_id
-    assert await enclave.outbox.drain(10) == 0
+    assert await enclave.outbox.drain(60) == 0
     before = await hash_fields(world.client, receipt_key(name.hex()), "sealed")
     await forgotten(enclave, 2, request_id=int.from_bytes(name, "big"))
     assert await hash_fields(world.client, receipt_key(name.hex()), "sealed") == before
@@ -386,19 +400,19 @@ async def test_a_device_forgets_what_was_said_and_begins_anew(
     """No word and no salt is left on its disk, receipts stay, and the next thread is empty."""
     async with relay(enclave) as url, Device(home, world.policy(), RelayCarrier([url])) as device:
         first = await reply(device)
-        row = await device.wait_settled(first["receipt_id"], 20)
+        row = await device.wait_settled(first["receipt_id"], 60)
         assert row is not None
-        told = home.said(row.receipt_id)
+        told = home.transcripts.said(row.receipt_id)
         assert told is not None
         assert b"aubergine" in on_disk(home)
         erased = await device.forget("wren")
-        erased = await device.wait_erased(erased.receipt_id, 20) or erased
+        erased = await device.wait_erased(erased.receipt_id, 60) or erased
         second = await reply(device)
-        await device.wait_settled(second["receipt_id"], 20)
-        held = home.said(second["receipt_id"])
+        await device.wait_settled(second["receipt_id"], 60)
+        held = home.transcripts.said(second["receipt_id"])
     assert (erased.status, erased.thread, home.thread("wren")) == ("settled", 0, 1)
-    assert home.said(row.receipt_id) is None
-    assert home.sealings(row.receipt_id) == []
+    assert home.transcripts.said(row.receipt_id) is None
+    assert home.transcripts.sealings(row.receipt_id) == []
     assert told.request_salt not in on_disk(home)
     assert held is not None, "what is said since is kept"
     kept = home.receipt(row.receipt_id)
@@ -419,7 +433,7 @@ async def test_no_word_is_left_on_the_disk_when_nothing_was_said_since(
     """Neither in a page that nobody uses nor in the journal."""
     async with relay(enclave) as url, Device(home, world.policy(), RelayCarrier([url])) as device:
         last = await reply(device)
-        await device.wait_settled(last["receipt_id"], 20)
+        await device.wait_settled(last["receipt_id"], 60)
         assert b"aubergine" in on_disk(home)
         assert b"paced script" in on_disk(home)
         await device.forget("wren")
@@ -464,7 +478,7 @@ async def test_a_turn_that_ends_after_its_thread_was_forgotten_leaves_nothing(
     world: World, home: DeviceHome
 ) -> None:
     """No text, no place; and its receipt is still verified."""
-    engine = ScriptedEngine(first_token_s=0, token_s=0.05, tokens=2000)
+    engine = ScriptedEngine(first_token_s=0, token_s=0.2, tokens=2000)
     async with (
         running_enclave(world, engine) as enclave,
         relay(enclave) as url,
@@ -478,11 +492,11 @@ async def test_a_turn_that_ends_after_its_thread_was_forgotten_leaves_nothing(
         async for event in events:
             last = event
         assert last["type"] == "response.cancelled"
-        row = await device.wait_settled(last["receipt_id"], 20)
+        row = await device.wait_settled(last["receipt_id"], 60)
     assert row is not None
     assert (row.status, row.thread) == ("settled", 0)
-    assert home.said(row.receipt_id) is None
-    assert home.sealings(row.receipt_id) == []
+    assert home.transcripts.said(row.receipt_id) is None
+    assert home.transcripts.sealings(row.receipt_id) == []
     assert (home.thread("wren"), home.position("wren")) == (1, None)
 
 
@@ -549,10 +563,17 @@ def test_a_person_forgets_a_conversation(system: System) -> None:
     done = sotto("forget", "wren", "--yes", "--json", *where)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["status"], told["thread"]) == ("settled", 0)
+    assert told["thread"] == 0
     assert told["records"] in (2, 3, 4), "two turns, and notes as far as they were made"
     assert told["fewer_than_seen"] is False
     assert system.chat("wren", "hello")["usage"]["remembered_turns"] == 0
     again = sotto("forget", "wren", "--yes", *where)
     assert (again.returncode, " record" in again.stdout) == (0, True)
     assert [row["status"] for row in system.settled_receipts(3)] == ["settled"] * 3
+
+    def erasures() -> list[str]:
+        listed = json.loads(sotto("receipts", "--json", *where).stdout)["erasures"]
+        return [row["status"] for row in listed]
+
+    # The command waits for five seconds, which a busy machine may need.
+    system.wait(lambda: erasures() == ["settled"] * 2, "the erasures are not settled")

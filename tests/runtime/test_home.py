@@ -16,6 +16,7 @@ from runtime.client.home import DeviceHome
 from runtime.client.rows import ReceiptRow, Sealing, Told
 from runtime.errors import Exit, SetupError, SottoError
 from tests.e2e.system import ROOT
+from tests.proofs.archive_support import Conversation
 
 HEADS = ["aa" * 32, "bb" * 32]
 
@@ -100,7 +101,7 @@ def test_first_starts_at_once_agree_on_one_secret(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    keys = [process.communicate(timeout=30)[0].strip() for process in processes]
+    keys = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert len(set(keys)) == 1
     assert len(keys[0]) == 64
@@ -168,6 +169,13 @@ def test_a_position_only_goes_forward(home: DeviceHome) -> None:
         assert home.position("wren") == f"10.{HEADS[0]}"
 
 
+def test_the_place_of_an_empty_thread_is_not_kept(home: DeviceHome) -> None:
+    """Whoever looked at a conversation that is none has none with that persona."""
+    home.set_position("wrem", f"0.{HEADS[0]}")
+    assert home.position("wrem") is None
+    assert not home.knows("wrem")
+
+
 def test_a_receipt_goes_from_waiting_to_settled(home: DeviceHome) -> None:
     """Each step is seen, and stays."""
     row = a_row()
@@ -228,11 +236,11 @@ def test_receipts_are_listed_in_the_order_of_their_turns(home: DeviceHome) -> No
 
 def test_a_verified_bundle_is_kept_as_it_was_first_seen(home: DeviceHome) -> None:
     """A later one of the same name does not replace what receipts are judged by."""
-    home.keep_enclave("ee" * 32, b"bundle", "proof")
-    home.keep_enclave("ee" * 32, b"other", "other")
-    assert home.enclave("ee" * 32) == (b"bundle", "proof")
+    home.bundles.keep("ee" * 32, b"bundle", "proof")
+    home.bundles.keep("ee" * 32, b"other", "other")
+    assert home.bundles.get("ee" * 32) == (b"bundle", "proof")
     with pytest.raises(KeyError):
-        home.enclave("dd" * 32)
+        home.bundles.get("dd" * 32)
 
 
 def test_the_secret_stands_in_no_database(home: DeviceHome) -> None:
@@ -329,9 +337,9 @@ def test_a_late_answer_about_an_earlier_thread_takes_no_words_of_this_one(
     """Places that were erased there are other turns' here, and receipts of those are to come."""
     assert home.move_on("wren", 0)
     home.note_erased("wren", 0, [0, 1])
-    assert home._erased("wren") == set()
+    assert home.transcripts.erased("wren") == set()
     home.note_erased("wren", 1, [2])
-    assert home._erased("wren") == {2}
+    assert home.transcripts.erased("wren") == {2}
 
 
 def test_words_whose_receipt_was_refused_do_not_stay(home: DeviceHome) -> None:
@@ -339,5 +347,17 @@ def test_words_whose_receipt_was_refused_do_not_stay(home: DeviceHome) -> None:
     sealing = Sealing("ee" * 32, bytes(32), bytes(32))
     home.expect_receipt(a_row(), Told(b"My dog is called Juno.", "I see.", (sealing,)))
     home.refuse_receipt(a_row().receipt_id, "its signature is not the enclave's")
-    home._checkpoint()
+    assert b"Juno" not in b"".join(one.read_bytes() for one in home.path.glob("device.db*"))
+
+
+def test_words_of_a_turn_that_was_erased_before_its_receipt_came_do_not_stay(
+    home: DeviceHome,
+) -> None:
+    """The receipt says which turn they were; neither the database nor its journal keeps them."""
+    (receipt,) = Conversation.of(1).receipts
+    home.note_erased("wren", 0, [0])
+    sealing = Sealing("ee" * 32, bytes(32), bytes(32))
+    home.expect_receipt(a_row(), Told(b"My dog is called Juno.", "I see.", (sealing,)))
+    home.keep_receipt(a_row().receipt_id, "ee" * 32, receipt)
+    assert home.receipt(a_row().receipt_id).receipt == receipt  # type: ignore[union-attr]
     assert b"Juno" not in b"".join(one.read_bytes() for one in home.path.glob("device.db*"))

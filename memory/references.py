@@ -1,4 +1,4 @@
-"""Records that are to stand further on in another thread: what they name moves with them.
+"""What records name of each other: by it they are ordered, and it moves with them to another place.
 
 Apart from the rest, because a device uses it, and need not load what ranks memories.
 """
@@ -6,6 +6,25 @@ Apart from the rest, because a device uses it, and need not load what ranks memo
 from dataclasses import replace
 
 from memory.kinds import Notes, Pin, Record, Ref, Summary, Turn
+
+
+def named(record: Record) -> list[int]:
+    """Return the indexes of the records that a record names."""
+    match record:
+        case Turn():
+            summary = [] if record.summary is None else [record.summary]
+            return [record.window, *summary, *(ref.index for ref in record.recalled)]
+        case Notes():
+            indexes = [] if record.turn is None else [record.turn]
+            for fact in record.facts:
+                indexes += [*fact.sources, *(ref.index for ref in fact.supersedes)]
+            return indexes + [one for ref, turn in record.sources for one in (ref.index, turn)]
+        case Summary():
+            return [record.before]
+        case Pin():
+            return [record.ref.index]
+        case _:
+            return []
 
 
 def shifted(record: Record, by: int) -> Record:

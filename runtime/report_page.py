@@ -1,22 +1,17 @@
-"""What a verification found, as a page: one form for every kind of file, and its text."""
+"""What a verification found, as a page: one form for every kind of file."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import shutil
-import sys
-import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from proofs.archive_report import ArchiveReport, Finding, Tally, Thread, Turn
+from proofs.archive_report import ArchiveReport, ArchiveStep, Finding, Tally, Thread, Turn
 from proofs.disclosure import Said
 from proofs.receipt import Receipt
 from proofs.report import BundleReport, CheckpointReport, EvidenceReport, Judgement, Report
-from proofs.steps import Check
+from proofs.steps import Check, Step
+from proofs.times import moment
 from proofs.verdict import Status
-from runtime.commands.common import SIMULATED_LINE, plain, say
 
 NOT_PROVEN = (
     "That the answer is true. No verdict says that the answer is true: a model can be wrong in "
@@ -70,9 +65,7 @@ _ABOUT_HARDWARE = frozenset(
     )
 )
 _OF_ATTESTED = frozenset({2, 3, 9, 10})  # steps of an archive
-_COLOURS = {Status.HOLDS: "32", Status.FAILS: "1;31", Status.NOT_CHECKED: "33"}
-_MAX_WIDTH = 100
-_Paint = Callable[[str, str], str]
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +139,6 @@ def _outcome(holds: bool) -> str:
     return "HOLDS" if holds else "DOES NOT HOLD"
 
 
-def moment(seconds: int) -> str:
-    """A time as people write it, in UTC."""
-    try:
-        when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s of unix time"
-    return when.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 def receipt_page(report: Report, said: Said | None, source: str) -> Page:
     """The page of a disclosed receipt; `said` is what it commits to, or nothing."""
     receipt, claims = report.receipt, report.claims
@@ -170,18 +154,8 @@ def receipt_page(report: Report, said: Said | None, source: str) -> Page:
     if said is not None:
         name = receipt.receipt_id.hex()
         turns = (Turn(name, None, receipt.time, said.request, said.response),)
-    return Page(
-        what=f"Receipt {receipt.receipt_id.hex()}",
-        holds=report.holds,
-        outcome=_outcome(report.holds),
-        simulated=report.simulated,
-        facts=facts,
-        steps=_steps(report),
-        verdicts=_verdicts(report),
-        not_proven=NOT_PROVEN,
-        fields=_fields(receipt),
-        said=turns,
-    )
+    page = _page(f"Receipt {receipt.receipt_id.hex()}", report, facts, ())
+    return replace(page, fields=_fields(receipt), said=turns)
 
 
 def bundle_page(report: BundleReport, source: str) -> Page:
@@ -234,18 +208,6 @@ def archive_page(report: ArchiveReport, source: str) -> Page:
         ("Judged", f"as of {moment(report.evaluated_at)}"),
         ("Policy", source),
     )
-    steps = tuple(
-        Line(
-            s.number,
-            s.title,
-            s.status,
-            WORDS[s.status],
-            s.detail,
-            s.meaning,
-            lead=_lead(s.status, simulated=report.simulated and s.number in _OF_ATTESTED),
-        )
-        for s in report.steps
-    )
     more = _OF_LOGS if "entries" in report.counts else _OF_ARCHIVES
     return Page(
         what=f"{name} archive",
@@ -253,7 +215,7 @@ def archive_page(report: ArchiveReport, source: str) -> Page:
         outcome=INCOMPLETE if report.only_gaps else _outcome(report.holds),
         simulated=report.simulated,
         facts=tuple((name, value) for name, value in facts if value),
-        steps=steps,
+        steps=_steps(report.steps, _OF_ATTESTED if report.simulated else _NONE),
         verdicts=tuple(_tally(one) for one in report.verdicts),
         not_proven=(*NOT_PROVEN, *more),
         inner=tuple(
@@ -285,7 +247,7 @@ def _page(
         outcome=_outcome(report.holds),
         simulated=report.simulated,
         facts=facts,
-        steps=_steps(report),
+        steps=_steps(report.steps, _ABOUT_HARDWARE if report.simulated else _NONE),
         verdicts=_verdicts(report),
         not_proven=(*more, *NOT_PROVEN),
     )
@@ -295,7 +257,9 @@ def _judged(report: Judgement, source: str) -> tuple[tuple[str, str], ...]:
     return ("Judged", f"as of {moment(report.evaluated_at)}"), ("Policy", source)
 
 
-def _steps(report: Judgement) -> tuple[Line, ...]:
+def _steps(
+    steps: Sequence[Step] | Sequence[ArchiveStep], simulated: frozenset[int]
+) -> tuple[Line, ...]:
     return tuple(
         Line(
             s.number,
@@ -304,9 +268,9 @@ def _steps(report: Judgement) -> tuple[Line, ...]:
             WORDS[s.status],
             s.detail,
             s.meaning,
-            lead=_lead(s.status, simulated=report.simulated and s.number in _ABOUT_HARDWARE),
+            lead=_lead(s.status, simulated=s.number in simulated),
         )
-        for s in report.steps
+        for s in steps
     )
 
 
@@ -348,121 +312,7 @@ def _fields(receipt: Receipt) -> tuple[tuple[str, str], ...]:
     return tuple(shown)
 
 
-def print_page(page: Page) -> None:
-    """Print a page for people; in colour on a terminal that can."""
-    for line in render(page, _width(), colour=_has_colour()):
-        say(line)
-
-
-def render(page: Page, width: int, *, colour: bool = False) -> list[str]:
-    """A page as lines of at most `width` characters, without control characters but colour's."""
-
-    def paint(text: str, code: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if colour and text else text
-
-    out = [paint(plain(page.headline), "1" if page.holds else "1;31")]
-    if page.simulated:
-        out += (paint(line, "1;33") for line in _wrap(SIMULATED_LINE, width, ""))
-    out.append("")
-    for name, value in page.facts:
-        out += _wrap(value, width, f"{name:<9} ", " " * 10)
-    out += _step_section("Steps", page.steps, width, paint)
-    out += _archive_lines(page, width, paint)
-    out += _step_section("Steps of the receipts, summed", page.inner, width, paint)
-    out += _section("Verdicts", paint) if page.verdicts else []
-    for line in page.verdicts:
-        out += _verdict_lines(line, width, paint)
-    if page.said or page.unsaid:
-        out += _section("What was said", paint)
-        for turn in page.said:
-            out += _said_lines(turn, width)
-        if page.unsaid:
-            out += _wrap(f"{NOT_SHOWN}: {page.unsaid}", width, "")
-    out += _section("What is not proven", paint)
-    for text in page.not_proven:
-        out += _wrap(text, width, "- ", "  ")
-    return out
-
-
-def _section(title: str, paint: _Paint) -> list[str]:
-    return ["", paint(title, "1"), ""]
-
-
-def _step_section(title: str, lines: tuple[Line, ...], width: int, paint: _Paint) -> list[str]:
-    out = _section(title, paint) if lines else []
-    for line in lines:
-        out += _step_lines(line, width, paint)
-    return out
-
-
-def _step_lines(line: Line, width: int, paint: _Paint) -> list[str]:
-    dots = "." * max(2, width - 6 - len(line.title) - len(line.told))
-    head = f"{line.number:>2}. {line.title} {paint(dots, '2')} "
-    out = [head + paint(line.told, _COLOURS[line.status])]
-    out += _wrap(line.detail, width, "    ")
-    out += (paint(text, "2") for text in _wrap(line.meaning, width, f"    {line.lead}: ", " " * 8))
-    return out
-
-
-def _verdict_lines(line: Line, width: int, paint: _Paint) -> list[str]:
-    out = [f"{line.title:<11} {paint(line.told, _COLOURS[line.status])}"]
-    out += _wrap(line.detail, width, "  found:    ", " " * 12)
-    if line.status is Status.HOLDS:
-        out += _wrap(line.meaning, width, "  proves:   ", " " * 12)
-        out += _wrap(line.unproven, width, "  does not: ", " " * 12)
-    return out
-
-
-def _archive_lines(page: Page, width: int, paint: _Paint) -> list[str]:
-    out: list[str] = []
-    if page.findings:
-        out += _section("What does not hold, worst first", paint)
-        for finding in page.findings:
-            out += _wrap(f"{finding.subject}: {finding.detail}", width, f"{finding.where}  ", "  ")
-        if (left := page.findings_total - len(page.findings)) > 0:
-            out.append(f"and {left} more")
-    if page.threads:
-        out += _section("Threads", paint)
-        for one in page.threads:
-            text = f"{one.receipts} receipts, {moment(one.first)} to {moment(one.last)}"
-            out += _wrap(text, width, f"{one.number:>4}: ", " " * 6)
-            for mark, texts in (
-                ("contradiction", one.contradictions),
-                ("gap", one.gaps),
-                ("note", one.notes),
-            ):
-                for told in texts:
-                    out += _wrap(told, width, f"      {mark}: ", " " * 8)
-    return out
-
-
-def _said_lines(turn: Turn, width: int) -> list[str]:
-    out = [f"{moment(turn.time)}, receipt {turn.receipt_id}"]
-    for who, text in speech(turn):
-        out.append(f"  {who}:")
-        for line in plain(text).expandtabs(4).split("\n"):
-            out += _wrap(line, width, "    ") or [""]
-    return out
-
-
 def speech(turn: Turn) -> Sequence[tuple[str, str]]:
     """Who said what."""
     asked = turn.request.decode("utf-8", "replace")
     return ("request", asked), ("response", turn.response)
-
-
-def _wrap(text: str, width: int, first: str, rest: str | None = None) -> list[str]:
-    text = plain(text).replace("\n", " ")
-    after = first if rest is None else rest
-    return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=after, break_on_hyphens=False
-    )
-
-
-def _width() -> int:
-    columns = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
-    return max(40, min(columns, _MAX_WIDTH))
-
-
-def _has_colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
