@@ -40,6 +40,7 @@ DIGEST_BYTES: Final = 32
 _SIGNED: Final = b"sottovoce persona step v1\x00"
 _STEP_ENTRY: Final = b"sottovoce log entry: persona step v1\x00"
 _CLAIM_ENTRY: Final = b"sottovoce log entry: persona claim v1\x00"
+_PIECE: Final = b"sottovoce persona piece v1\x00"
 _FINGERPRINT: Final = b"sottovoce creator key v1\x00"
 _FINGERPRINT_DIGITS: Final = 32
 _MAX_TIME: Final = 2**53 - 1
@@ -47,6 +48,7 @@ _HANDLE: Final = re.compile(r"[a-z][a-z0-9-]{1,31}")
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 _HEX32: Final = re.compile(r"[0-9a-f]{64}")
 _HEX64: Final = re.compile(r"[0-9a-f]{128}")
+_HEX96: Final = re.compile(r"[0-9a-f]{192}")
 _MEMBERS: Final = {"format", "handle", "number", "previous", "kind", "key", "time"}
 
 
@@ -177,7 +179,7 @@ class HandleState:
         handle: Whose.
         key: Who owns it now, 32 bytes.
         number: Of the newest step.
-        digest: Of the newest step, 32 bytes.
+        digests: Of every step, 32 bytes each.
         time: Of the newest step, unix seconds.
         withdrawn: Whether nothing is answered under it until its owner publishes again.
         published: Every version, oldest first.
@@ -186,10 +188,15 @@ class HandleState:
     handle: str
     key: bytes
     number: int
-    digest: bytes
+    digests: tuple[bytes, ...] = field(repr=False)
     time: int
     withdrawn: bool
     published: tuple[Listing, ...] = field(repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        """Of the newest step, 32 bytes."""
+        return self.digests[-1]
 
     @property
     def newest(self) -> Listing:
@@ -301,7 +308,7 @@ def extend_chain(state: HandleState | None, signed: SignedStep) -> HandleState:
         handle=step.handle,
         key=step.new_key if step.kind is StepKind.HAND_OVER else step.key,
         number=step.number,
-        digest=hashlib.sha256(message).digest(),
+        digests=(*(() if state is None else state.digests), hashlib.sha256(message).digest()),
         time=step.time,
         withdrawn=step.kind is StepKind.WITHDRAW
         or (state is not None and state.withdrawn and step.kind is StepKind.HAND_OVER),
@@ -456,3 +463,32 @@ def _verifies(key: bytes, signature: bytes, message: bytes) -> bool:
 
 def _broken(step: Step, what: str) -> AuthorshipError:
     return AuthorshipError(f"step {step.number} of `{step.handle}`: {what}")
+
+
+def sign_piece(key: Ed25519PrivateKey, handle: str, digest: bytes) -> str:
+    """Who sends a piece: the public key and its signature, 192 hexadecimal digits.
+
+    Args:
+        key: The creator's.
+        handle: For which the piece is.
+        digest: SHA-256 of the piece.
+    """
+    return (public_key(key) + key.sign(_piece(handle, digest))).hex()
+
+
+def piece_signer(text: str, handle: str, digest: bytes) -> bytes:
+    """The public key that signed a piece, 32 bytes. Raises AuthorshipError."""
+    if not _HEX96.fullmatch(text):
+        raise AuthorshipError("a piece's signature is a key and a signature in 192 hex digits")
+    key, signature = bytes.fromhex(text[:64]), bytes.fromhex(text[64:])
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, _piece(handle, digest))
+    except (InvalidSignature, ValueError):
+        raise AuthorshipError(
+            "the signature of a piece is not by the key that it names: send the piece again"
+        ) from None
+    return key
+
+
+def _piece(handle: str, digest: bytes) -> bytes:
+    return _PIECE + handle.encode() + b"\x00" + digest

@@ -203,7 +203,7 @@ def _explain(problem: ErrorDetails, place: str = "") -> str:
     match problem["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "remove it"
+            hint = f"write `{near[0]}`, if you meant that" if near else "remove it"
             return f"`{place}` is not a key of this format: {hint}"
         case "missing":
             return f"`{place}` is missing: add it"

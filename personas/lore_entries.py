@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ GRAM: Final = 3
 """Letters by which a key is known not to stand in a text, before it is looked for."""
 MAX_PATTERNS: Final = 256
 """Regular expressions of one book: each takes time and memory of the enclave."""
+MAX_INSTRUCTIONS: Final = 16_384
+"""Of all of them together, as RE2 compiles them."""
 # Sorting the marks of one letter takes time with the square of their number; 30 are the most that
 # Unicode's stream-safe texts have (UAX #15, section 12).
 _MANY_MARKS: Final = re2.compile(r"\p{M}{31}")
@@ -26,10 +28,17 @@ _MANY_MARKS: Final = re2.compile(r"\p{M}{31}")
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """What of a lorebook is not obeyed: place in the card, and what is wrong there."""
+    """What of a lorebook is not obeyed.
+
+    Attributes:
+        place: In the card.
+        problem: What is wrong there.
+        limit: Whether it exceeds a limit on patterns: so nobody publishes it.
+    """
 
     place: str
     problem: str
+    limit: bool = False
 
 
 @dataclass(slots=True)
@@ -79,10 +88,37 @@ def entry_id(entry: LorebookEntry) -> bytes:
     return hashlib.sha256(b"sottovoce lore\x00" + told.encode()).digest()[:8]
 
 
+class _Room:
+    """What patterns of one book may still be and take."""
+
+    def __init__(self) -> None:
+        self._patterns = MAX_PATTERNS
+        self._instructions = MAX_INSTRUCTIONS
+
+    def compile(self, source: str, ignore_case: bool) -> Pattern:
+        """Raises BadPatternError."""
+        if not self._patterns:
+            raise BadPatternError(
+                f"the book has more than {MAX_PATTERNS} patterns, and this one is not looked for: "
+                "write some as plain keys",
+                limit=True,
+            )
+        self._patterns -= 1
+        pattern = compile_pattern(source, ignore_case=ignore_case)
+        if pattern.size > self._instructions:
+            raise BadPatternError(
+                f"the book's patterns take more than {MAX_INSTRUCTIONS} instructions together, and "
+                "this one is not looked for: write some as plain keys, or with fewer repetitions",
+                limit=True,
+            )
+        self._instructions -= pattern.size
+        return pattern
+
+
 def prepare(book: Lorebook) -> Prepared:
     """Read decorators and compile patterns. Never raises: what cannot be obeyed is a flaw."""
     flaws: list[Flaw] = []
-    room = iter(range(MAX_PATTERNS))
+    room = _Room()
     entries = tuple(_ready(entry, at, flaws, room) for at, entry in enumerate(book.entries))
     return Prepared(book, entries, tuple(flaws))
 
@@ -106,7 +142,7 @@ _UNSUPPORTED: Final[dict[str, Any]] = {
 }
 
 
-def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw], room: Iterator[int]) -> Entry:
+def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw], room: _Room) -> Entry:
     place = f"lorebook.entries[{at}]"
     decorated = parse_decorators(entry.content)
     extensions = parse_json(entry.extensions) if entry.extensions else {}
@@ -126,10 +162,10 @@ def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw], room: Iterator[int]
         for index, value in enumerate(values):
             if as_regex or (tavern and is_slashed(value)):
                 try:
-                    made.append(_pattern(value, entry.case_sensitive is False, room))
+                    made.append(room.compile(value, entry.case_sensitive is False))
                 except BadPatternError as error:
                     broken = broken or as_regex
-                    flaws.append(Flaw(f"{place}.{where}[{index}]", str(error)))
+                    flaws.append(Flaw(f"{place}.{where}[{index}]", str(error), error.limit))
             elif folded := fold(value.strip(), sensitive):
                 made.append(folded)
         return tuple(made)
@@ -162,15 +198,6 @@ def _ready(entry: LorebookEntry, at: int, flaws: list[Flaw], room: Iterator[int]
         logic=whole_number(tavern.get("selectiveLogic")) or 0,
         grams=_grams(keys),
     )
-
-
-def _pattern(source: str, ignore_case: bool, room: Iterator[int]) -> Pattern:
-    if next(room, None) is None:
-        raise BadPatternError(
-            f"the book has more than {MAX_PATTERNS} patterns, and this one is not looked for: "
-            "write some as plain keys"
-        )
-    return compile_pattern(source, ignore_case=ignore_case)
 
 
 def _grams(keys: Sequence[str | Pattern]) -> frozenset[str] | None:

@@ -17,9 +17,9 @@ MAX_SCANNED: Final = 32_768
 """Characters of conversation that are searched, the newest ones."""
 MAX_MATCHED: Final = 8_192
 """Of those, characters that patterns see."""
-# What one call may cost, near 1 ns each; a book made to be slow ends here, without further matches.
-# A turn is answered on the event loop, where all others wait for it.
-_WORK: Final = 16_000_000
+MAX_WORK: Final = 32_000_000
+"""What one call may cost, near 1 ns each; a book made to be slow ends here, without further
+matches."""
 _PER_ENTRY: Final = 1_000
 _PER_KEY: Final = 200
 _PER_GRAM: Final = 20
@@ -76,12 +76,12 @@ class Scan:
     """The texts that keys are looked for in, and what looking may still cost."""
 
     def __init__(
-        self, book: Lorebook, said: Sequence[Said], names: tuple[str, str], seed: bytes
+        self, book: Lorebook, said: Sequence[Said], names: tuple[str, str], seed: bytes, work: int
     ) -> None:
         self._book = book
         self._names = names
         self._seed = seed
-        self._work = _WORK
+        self._work = work
         self._texts: dict[int, _Text] = {}
         self._fresh: _Text | None = None  # contents of the entries that woke last
         self._woken: list[str] = []  # contents of all that woke
@@ -103,6 +103,11 @@ class Scan:
         return expand(
             text[:most], char=char, user=user, seed=self._seed, purpose="match", limit=most
         )
+
+    @property
+    def spent(self) -> bool:
+        """Whether the work ended before all was looked for."""
+        return self._work < 0
 
     def _spend(self, work: int) -> None:
         self._work -= work
@@ -208,7 +213,8 @@ class Scan:
             if not key:
                 return False
             return self._has_word(place, key) if entry.whole else key in place
-        self._spend(_PER_KEY + len(text.encoded) * (4 + key.size))
+        # Where memory runs out, each instruction costs about 2 ns at every byte.
+        self._spend(_PER_KEY + len(text.encoded) * (4 + 2 * key.size))
         return key.search(text.encoded)
 
     def _lucky(self, entry: Entry) -> bool:

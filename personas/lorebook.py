@@ -19,17 +19,20 @@ Nothing here draws chance or knows a clock; a probability is decided by the seed
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
+from personas.errors import PersonaError
 from personas.lore_entries import Entry, Flaw, Prepared, entry_id, prepare, whole_number
-from personas.lore_scan import MAX_SCANNED, Said, Scan
+from personas.lore_scan import MAX_SCANNED, MAX_WORK, Said, Scan
 from personas.model import Lorebook
 
 __all__ = [
     "MAX_PASSES",
     "MAX_SCANNED",
+    "MAX_WORK",
     "Flaw",
+    "Matched",
     "Position",
     "Prepared",
     "Role",
@@ -37,7 +40,10 @@ __all__ = [
     "Woken",
     "WokenEntry",
     "entry_id",
+    "fit",
+    "match",
     "prepare",
+    "refuse_heavy",
     "wake",
 ]
 
@@ -91,37 +97,69 @@ class Woken:
     left_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What matches, before any entry gives way for want of room.
+
+    Attributes:
+        book: In which.
+        entries: In the order in which they stand in the prompt.
+        complete: Whether all was looked for; False where the work that was allowed ended before.
+    """
+
+    book: Lorebook
+    entries: tuple[Entry, ...] = field(repr=False)
+    complete: bool
+
+
+def refuse_heavy(book: Lorebook | None) -> None:
+    """Raise PersonaError where a pattern exceeds a limit: it would be published and never match."""
+    for flaw in prepare(book).flaws if book is not None else ():
+        if flaw.limit:
+            raise PersonaError(f"{flaw.place}: {flaw.problem}")
+
+
 def wake(
     book: Lorebook | Prepared,
     said: Sequence[Said],
     *,
     count_tokens: Callable[[str], int],
     room: int,
+    sections: Collection[str] = ("personality", "scenario"),
+    **more: Any,
+) -> Woken:
+    """`match`, which takes what is not named here, then `fit`."""
+    found = match(book, said, **more)
+    return fit(found, count_tokens=count_tokens, room=room, sections=sections)
+
+
+def match(
+    book: Lorebook | Prepared,
+    said: Sequence[Said],
+    *,
     greeting: int = 0,
     assistant_count: int | None = None,
     woken: Collection[bytes] | Mapping[bytes, int] = (),
     seed: bytes = b"",
     names: tuple[str, str] = ("", ""),
-    sections: Collection[str] = ("personality", "scenario"),
-) -> Woken:
-    """Return the entries that match, in order, within the book's budget and the room there is.
+    work: int = MAX_WORK,
+) -> Matched:
+    """Find the entries that match.
 
     Args:
         book: Prepared, where it is asked more than once.
         said: The conversation, oldest first, the new message last.
-        count_tokens: The length of a content in the prompt.
-        room: Tokens that entries may take together.
         greeting: Index of the greeting the conversation began with: 0 the first, then alternates.
         assistant_count: Messages of the persona so far; counted in `said` where not given.
         woken: Ids of entries that matched earlier in this conversation.
         seed: Decides probabilities; a turn's id serves.
         names: The persona's and the user's, for `{{char}}` and `{{user}}` in keys.
-        sections: Of `personality` and `scenario`, those that the prompt has.
+        work: What it may cost, in units of about 1 ns.
     """
     ready = book if isinstance(book, Prepared) else prepare(book)
     if assistant_count is None:
         assistant_count = sum(message.role == "assistant" for message in said)
-    scan = Scan(ready.book, said, names, seed)
+    scan = Scan(ready.book, said, names, seed, work)
     chosen: dict[int, Entry] = {}
     waiting: list[tuple[int, Entry]] = []
     for at, entry in enumerate(ready.entries):
@@ -146,7 +184,7 @@ def wake(
             break
     # The order of insertion, and of the book where that is the same.
     order = sorted(chosen, key=lambda at: (chosen[at].entry.insertion_order, at))
-    return _fit([chosen[at] for at in order], ready.book, count_tokens, room, sections)
+    return Matched(ready.book, tuple(chosen[at] for at in order), not scan.spent)
 
 
 def _verdict(
@@ -174,14 +212,22 @@ def _verdict(
     return None
 
 
-def _fit(
-    chosen: Sequence[Entry],
-    book: Lorebook,
+def fit(
+    matched: Matched,
+    *,
     count_tokens: Callable[[str], int],
     room: int,
-    sections: Collection[str],
+    sections: Collection[str] = ("personality", "scenario"),
 ) -> Woken:
-    """Leave out the lowest until the rest fits: first within the book's budget, then the room."""
+    """Leave out the lowest until the rest fits: first within the book's budget, then the room.
+
+    Args:
+        matched: What matches.
+        count_tokens: The length of a content in the prompt.
+        room: Tokens that entries may take together.
+        sections: Of `personality` and `scenario`, those that the prompt has.
+    """
+    chosen, book = matched.entries, matched.book
     tokens = {at: count_tokens(entry.text) for at, entry in enumerate(chosen)}
     total = sum(tokens.values())
     kept = set(tokens)

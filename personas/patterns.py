@@ -11,6 +11,7 @@ from typing import Any, Final
 import re2  # type: ignore[import-untyped]
 
 MAX_PATTERN: Final = 2_048
+"""Characters."""
 _MAX_MEMORY: Final = 1 << 17  # bytes of a compiled pattern and of what it learns of a text
 _SLASHED: Final = re.compile(r"/(.+)/([a-zA-Z]*)", re.DOTALL)
 # JavaScript's spelling of what RE2 spells otherwise.
@@ -20,7 +21,11 @@ _ESCAPES: Final = re.compile(
 
 
 class BadPatternError(ValueError):
-    """RE2 cannot read the pattern; the message continues a sentence."""
+    """RE2 cannot read the pattern, or it exceeds a limit; the message continues a sentence."""
+
+    def __init__(self, message: str, *, limit: bool = False) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class Pattern:
@@ -51,7 +56,9 @@ def compile_pattern(source: str, *, ignore_case: bool = False) -> Pattern:
     """
     if len(source) > MAX_PATTERN:
         raise BadPatternError(
-            f"the pattern has {len(source)} characters, more than the {MAX_PATTERN} allowed"
+            f"the pattern has {len(source)} characters, more than the {MAX_PATTERN} allowed; an "
+            "entry with it never matches: write it as several keys",
+            limit=True,
         )
     slashed = _SLASHED.fullmatch(source.strip())
     pattern, flags = (slashed[1], slashed[2]) if slashed else (source, "i" if ignore_case else "")
@@ -72,9 +79,16 @@ def compile_pattern(source: str, *, ignore_case: bool = False) -> Pattern:
         reason = error.args[0] if error.args else "unknown"
         reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         # What RE2 quotes after the colon is the pattern.
+        large = "too large" in reason
+        remedy = (
+            "with fewer repetitions and classes of letters, or as several keys"
+            if large
+            else "without lookaround and references back"
+        )
         raise BadPatternError(
             f"the pattern is not one that RE2 reads ({reason.partition(':')[0]}); an entry with it "
-            "never matches: write it without lookaround and references back"
+            f"never matches: write it {remedy}",
+            limit=large,
         ) from None
 
 

@@ -48,6 +48,12 @@ def read_chunks(reader: Reader, data: bytes) -> tuple[Chunk, ...]:
     at = len(SIGNATURE)
     while True:
         place = f"the chunk at byte {at}"
+        if at == len(data):
+            raise reader.refuse(
+                f"byte {at}",
+                "is the end of the file, without an IEND chunk: the image was cut short",
+                "Download the card again.",
+            )
         if len(data) - at < 12:
             raise reader.refuse(place, "is cut short", "Download the card again.")
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -131,12 +131,7 @@ class Completions:
             if len(body) > MAX_BODY_BYTES:
                 return too_large()
             return await self._complete(body)
-        if path == MODELS_PATH.decode() or _MODEL_PATH.fullmatch(path):
-            if method != "GET":
-                return _wrong_method("GET")
-            response = await self._send(_Sent(Call(b"GET", path.encode())))
-            return _passed(response, await response.read())
-        if path == _SEARCH_PATH:
+        if path in {MODELS_PATH.decode(), _SEARCH_PATH} or _MODEL_PATH.fullmatch(path):
             if method != "GET":
                 return _wrong_method("GET")
             asked = f"{path}?{query}" if query else path

@@ -111,7 +111,7 @@ class CreatorKeys:
             raise SottoError(
                 f"there are no keys of `{handle}` here: it is not private, or not here"
             )
-        with new_file(path) as output:
+        with new_file(path, replace=False) as output:
             output.write(orjson.dumps(told, option=orjson.OPT_INDENT_2))
         return len(openings) + (handle is None)
 

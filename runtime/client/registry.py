@@ -11,11 +11,9 @@ import asyncio
 import hashlib
 import hmac
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from personas.authorship import (
     MAX_STEPS,
@@ -28,27 +26,26 @@ from personas.authorship import (
     parse_signed,
     verify_chain,
 )
-from personas.digest import MAX_DEFINITION_BYTES, persona_digest
+from personas.digest import MAX_DEFINITION_BYTES
 from personas.errors import PersonaError
 from personas.library import load_library
 from personas.listing import Listing, check_definition
 from personas.model import Persona
+from personas.sealing import PART_BYTES, join_parts
 from proofs.errors import ProofError
 from proofs.logsteps import require_witnesses
 from proofs.policy import Policy
 from proofs.tlogproof import parse_tlog_proof
 from runtime.client.carrier import StreamLostError
-from runtime.client.device import Device
-from runtime.client.exchange import JSON_HEADERS
+from runtime.client.device import Device, reference_of
 from runtime.client.home import DeviceHome
 from runtime.client.rows import HandlePin
-from runtime.client.sealed import Call, LiveEnclave
-from runtime.enclave.api import PersonaReference, to_base64url
+from runtime.client.sealed import Call
+from runtime.enclave.api import PersonaReference
 from runtime.errors import Exit, SottoError
 
-_PATH = b"/v1/personas"
+PATH = b"/v1/personas"
 _HANDLE = re.compile(r"[a-z][a-z0-9-]{1,31}")
-_OCTETS = ((b"content-type", b"application/octet-stream"),)
 # A step that was just published may not be in the log yet.
 _PROOF_TRIES = 5
 _PROOF_PAUSE_S = 1.0
@@ -88,41 +85,6 @@ class Chain:
     pieces: Mapping[bytes, tuple[bytes, ...]] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What came of a step.
-
-    Attributes:
-        number: Of the step.
-        step: Its digest, 32 bytes.
-        proven: Whether the log has it already.
-    """
-
-    number: int
-    step: bytes
-    proven: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What one enclave said to a grant.
-
-    Attributes:
-        enclave_id, gateway: Which.
-        keys: Digest of its keys, 32 bytes.
-        until: Unix seconds until which it keeps the definition; None where it refused.
-        problem: Why it refused.
-        simulated: Whether no hardware stands behind it.
-    """
-
-    enclave_id: str
-    gateway: str
-    keys: bytes
-    until: int | None
-    problem: str | None
-    simulated: bool
-
-
 async def resolve(device: Device, home: DeviceHome, handle: str) -> Resolved:
     """Whom `HANDLE` or `HANDLE@FINGERPRINT` stands for: a bundled persona, else a published one.
 
@@ -140,25 +102,8 @@ async def resolve(device: Device, home: DeviceHome, handle: str) -> Resolved:
                 exit_code=Exit.USAGE,
             )
         persona = library.get(name)
-        return Resolved(_reference(persona), Listing.of(persona), persona)
-    try:
-        await device.enclaves()
-    except SottoError as error:
-        raise SottoError(
-            f"{_not_bundled(name)} Whether somebody published it cannot be asked now: {error}",
-            code=error.code,
-            exit_code=Exit.USAGE,
-        ) from None
-    try:
-        chain = await read_chain(device, home, name)
-    except SottoError as error:
-        if error.code != "persona_unknown":
-            raise
-        raise SottoError(
-            f"{_not_bundled(name)} And nobody has published it here.",
-            code=error.code,
-            exit_code=Exit.USAGE,
-        ) from None
+        return Resolved(reference_of(persona), Listing.of(persona), persona)
+    chain = await _published(device, home, name)
     state = chain.state
     if at and not has_fingerprint(state.key, wanted):
         raise SottoError(
@@ -183,6 +128,26 @@ async def resolve(device: Device, home: DeviceHome, handle: str) -> Resolved:
         raise SottoError(str(error), code="persona_exchanged") from None
 
 
+async def _published(device: Device, home: DeviceHome, handle: str) -> Chain:
+    """The chain of a handle that is not bundled; where there is none, what the name may mean."""
+
+    def missing(told: str, error: SottoError) -> SottoError:
+        text = f"{_not_bundled(handle)} {told}"
+        return SottoError(text, code=error.code, exit_code=Exit.USAGE)
+
+    try:
+        await device.enclaves()
+    except SottoError as error:
+        told = f"Whether somebody published it cannot be asked now: {error}"
+        raise missing(told, error) from None
+    try:
+        return await read_chain(device, home, handle)
+    except SottoError as error:
+        if error.code != "persona_unknown":
+            raise
+        raise missing("And nobody has published it here.", error) from None
+
+
 async def read_chain(device: Device, home: DeviceHome, handle: str) -> Chain:
     """A handle's chain; every step verified, proven, and held against what this device saw before.
 
@@ -195,7 +160,7 @@ async def read_chain(device: Device, home: DeviceHome, handle: str) -> Chain:
             code="persona_unknown",
             exit_code=Exit.USAGE,
         )
-    pin = home.pin(handle)
+    pin = home.pins.of(handle)
     for number in range(_PROOF_TRIES):
         try:
             told = await _ask_chain(device, handle)
@@ -211,7 +176,7 @@ async def read_chain(device: Device, home: DeviceHome, handle: str) -> Chain:
             await asyncio.sleep(_PROOF_PAUSE_S)
         else:
             state = chain.state
-            home.keep_pin(HandlePin(handle, state.key, state.number, state.digest))
+            home.pins.keep(HandlePin(handle, state.key, state.number, state.digest))
             return chain
     raise RuntimeError("the last try returns or raises")
 
@@ -296,11 +261,25 @@ def _prove(told: _Told, policy: Policy) -> int | None:
     return index
 
 
+async def stored_steps(device: Device, handle: str) -> tuple[SignedStep, ...]:
+    """What the store has of a handle now, not verified; none where nobody has published.
+
+    Raises:
+        SottoError: There is no way to an enclave, or it cannot say.
+    """
+    try:
+        return tuple(one.signed for one in await _ask_chain(device, handle))
+    except SottoError as error:
+        if error.code != "persona_unknown":
+            raise
+        return ()
+
+
 async def _ask_chain(device: Device, handle: str) -> tuple[_Told, ...]:
     told: list[_Told] = []
     while True:
-        path = f"{_PATH.decode()}/{handle}?from={len(told)}".encode()
-        answer = await _json(device, Call(b"GET", path))
+        path = f"{PATH.decode()}/{handle}?from={len(told)}".encode()
+        answer = await ask(device, Call(b"GET", path))
         page, length = _read_page(answer, handle, len(told))
         told += page
         if len(told) >= length or not page:
@@ -310,7 +289,7 @@ async def _ask_chain(device: Device, handle: str) -> tuple[_Told, ...]:
 def _read_page(answer: Mapping[str, Any], handle: str, start: int) -> tuple[list[_Told], int]:
     try:
         if answer["handle"] != handle or answer["start"] != start:
-            raise _not_understood()
+            raise not_understood()
         length = min(int(answer["length"]), MAX_STEPS)
         page = [
             _Told(
@@ -324,7 +303,7 @@ def _read_page(answer: Mapping[str, Any], handle: str, start: int) -> tuple[list
     except PersonaError as error:
         raise SottoError(str(error), code="persona_chain") from None
     except (KeyError, TypeError, ValueError):
-        raise _not_understood() from None
+        raise not_understood() from None
     return page, length
 
 
@@ -334,19 +313,30 @@ def _proof(value: object) -> str | None:
     return value
 
 
-async def fetch_file(device: Device, handle: str, digest: bytes, limit: int) -> bytes:
-    """A file that was published with a persona, by its SHA-256.
+async def fetch_file(device: Device, handle: str, digest: bytes | None, limit: int) -> bytes:
+    """A file that was published with a persona.
+
+    Args:
+        device: Asks; an enclave that was granted a private persona opens the file for it.
+        handle: Whose.
+        digest: Its SHA-256; None for the newest version's avatar.
+        limit: The most bytes.
 
     Raises:
         SottoError: It was not published, is longer than `limit` bytes, or is another.
     """
-    path = f"{_PATH.decode()}/files/{handle}.{digest.hex()}".encode()
-    answer = await _json(device, Call(b"GET", path))
+    path = f"{PATH.decode()}/files/{handle}.{digest.hex() if digest else 'avatar'}".encode()
+    answer = await ask(device, Call(b"GET", path))
     try:
-        pieces = tuple(bytes.fromhex(one) for one in answer["pieces"])
+        digest = digest or bytes.fromhex(answer["sha256"])
+        pieces = tuple(bytes.fromhex(one) for one in answer.get("pieces", ()))
+        parts = 0 if pieces else int(answer["parts"])
     except (KeyError, TypeError, ValueError):
-        raise _not_understood() from None
-    data = await _fetch(device, handle, pieces, limit)
+        raise not_understood() from None
+    if parts:
+        data = await _fetch_parts(device, handle, path, parts, limit)
+    else:
+        data = await _fetch(device, handle, pieces, limit)
     if not hmac.compare_digest(hashlib.sha256(data).digest(), digest):
         raise SottoError("a file of the persona was exchanged; do not use it", code="persona_file")
     return data
@@ -357,119 +347,44 @@ async def _fetch(device: Device, handle: str, pieces: Sequence[bytes], limit: in
         raise SottoError(f"what `{handle}` publishes is too long", code="persona_file")
     whole = b""
     for digest in pieces:
-        path = f"{_PATH.decode()}/pieces/{handle}.{digest.hex()}".encode()
-        response = await device.request(Call(b"GET", path))
-        if response.status != 200:
-            await response.read_json()  # raises what the enclave says
-        data = await response.read()
+        path = f"{PATH.decode()}/pieces/{handle}.{digest.hex()}".encode()
+        data = await _octets(device, path)
         if not hmac.compare_digest(hashlib.sha256(data).digest(), digest):
             raise SottoError("a piece of the persona was exchanged; try again", code="persona_file")
         whole += data
     return whole
 
 
-async def publish(
-    device: Device,
-    signed: SignedStep,
-    definition: bytes = b"",
-    files: Mapping[bytes, bytes] | None = None,
-) -> Published:
-    """Send a signed step, and before it what it publishes, in pieces.
-
-    Args:
-        device: To whose enclaves.
-        signed: The step.
-        definition: Canonical JSON, or sealed; empty where the step publishes nothing.
-        files: Content by SHA-256.
-
-    Raises:
-        SottoError: Refused; says why. The same step can be sent again.
-    """
-    handle = signed.step.handle
-    pieces = await _send_pieces(device, handle, definition)
-    parts = {
-        digest.hex(): await _send_pieces(device, handle, data)
-        for digest, data in (files or {}).items()
-    }
-    body = orjson.dumps({"signed": signed.told(), "pieces": pieces, "files": parts})
-    answer = await _json(device, Call(b"POST", _PATH + b"/steps", JSON_HEADERS, body))
+async def _octets(device: Device, path: bytes) -> bytes:
     try:
-        return Published(
-            int(answer["number"]), bytes.fromhex(answer["step"]), bool(answer["proven"])
-        )
-    except (KeyError, TypeError, ValueError):
-        raise _not_understood() from None
+        response = await device.request(Call(b"GET", path))
+        if response.status != 200:
+            await response.read_json()  # raises what the enclave says
+        return await response.read()
+    except StreamLostError as error:
+        raise _way_broke(error) from error
 
 
-async def _send_pieces(device: Device, handle: str, data: bytes) -> list[str]:
-    sent = []
-    for start in range(0, len(data), PIECE_BYTES):
-        piece = data[start : start + PIECE_BYTES]
-        path = f"{_PATH.decode()}/pieces/{handle}".encode()
-        await _json(device, Call(b"POST", path, _OCTETS, piece))
-        sent.append(hashlib.sha256(piece).hexdigest())
-    return sent
-
-
-async def grant(
-    device: Device, persona: PersonaReference, key: bytes, done: Collection[bytes] = ()
-) -> list[Granted]:
-    """Give a private persona's key to every live enclave that holds under the policy.
-
-    To each in a request of its own, sealed to its attested keys alone.
-
-    Args:
-        device: Verifies enclaves.
-        persona: Which version.
-        key: Opens it, 32 bytes.
-        done: Digests of enclaves' keys that have it already; they are left out.
-
-    Raises:
-        SottoError: There is no such enclave.
-    """
-    by_keys = {one.attested.claims.keys_digest(): one for one in await device.enclaves()}
-    return [
-        await _grant_one(device, one, persona, key)
-        for keys, one in by_keys.items()
-        if keys not in done
-    ]
-
-
-async def _grant_one(
-    device: Device, enclave: LiveEnclave, persona: PersonaReference, key: bytes
-) -> Granted:
-    keys = enclave.attested.claims.keys_digest()
-
-    def same(enclaves: Sequence[LiveEnclave]) -> LiveEnclave:
-        for one in enclaves:
-            if one.attested.claims.keys_digest() == keys:
-                return one
-        raise SottoError("the enclave has gone meanwhile; grant again", code="enclave_away")
-
-    body = orjson.dumps({**persona.model_dump(), "key": to_base64url(key)})
-    call = Call(b"POST", _PATH + b"/grants", JSON_HEADERS, body)
-    until: int | None = None
-    problem: str | None = None
+async def _fetch_parts(device: Device, handle: str, path: bytes, parts: int, limit: int) -> bytes:
+    if not 0 < parts <= limit // PART_BYTES + 1:
+        raise SottoError(f"what `{handle}` publishes is too long", code="persona_file")
+    whole = [await _octets(device, path + b"?part=%d" % number) for number in range(parts)]
     try:
-        answer = await (await device.request(call, same)).read_json()
-        until = int(answer["until"])
-    except (KeyError, TypeError, ValueError):
-        problem = str(_not_understood())
-    except (SottoError, StreamLostError) as error:
-        problem = str(error)
-    attested = enclave.attested
-    return Granted(attested.enclave_id, enclave.gateway, keys, until, problem, attested.simulated)
+        return join_parts(handle, b"".join(whole))
+    except PersonaError as error:
+        raise SottoError(str(error), code="persona_file") from None
 
 
-async def _json(device: Device, call: Call) -> dict[str, Any]:
+async def ask(device: Device, call: Call) -> dict[str, Any]:
+    """The JSON that an enclave answers; SottoError where it refuses, or the way broke."""
     try:
         return await (await device.request(call)).read_json()
     except StreamLostError as error:
-        raise SottoError(f"{error}; try again", code=error.code) from error
+        raise _way_broke(error) from error
 
 
-def _reference(persona: Persona) -> PersonaReference:
-    return PersonaReference(handle=persona.handle, digest=persona_digest(persona).hex())
+def _way_broke(error: StreamLostError) -> SottoError:
+    return SottoError(f"{error}; try again", code=error.code)
 
 
 def _rollback(handle: str, length: int, pin: HandlePin) -> SottoError:
@@ -489,7 +404,8 @@ def _not_bundled(handle: str) -> str:
     raise RuntimeError("a bundled persona is found before")
 
 
-def _not_understood() -> SottoError:
+def not_understood() -> SottoError:
+    """What is said of an answer that is no answer."""
     return SottoError(
         "the enclave answered in words that this version does not know; update Sottovoce on this "
         "device",

@@ -16,7 +16,9 @@ _MODULES: tuple[str, ...] = (
     "personas_files",
     "personas_try",
     "personas_cards",
+    "personas_keys",
     "personas_publish",
+    "personas_handles",
     "personas_audit",
     "personas_search",
 )

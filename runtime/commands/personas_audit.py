@@ -12,7 +12,7 @@ from proofs.errors import ProofError
 from proofs.log.reader import LogReader, open_source
 from runtime.client.home import DeviceHome
 from runtime.client.rows import HandlePin
-from runtime.commands.common import add_home, home_folder, print_json, say
+from runtime.commands.common import add_home, counted, home_folder, print_json, say
 from runtime.errors import Exit, SottoError
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     home = DeviceHome(home_folder(args))
     try:
-        pins = home.pins()
+        pins = home.pins.all()
     finally:
         home.close()
     named = sorted(set(args.handle) - {one.handle for one in pins})
@@ -69,8 +69,10 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        say(f"Log {origin} of {size} entries: {'DOES NOT HOLD' if problems else 'HOLDS'}")
-        say(f"  {len(pins)} handles that this device has seen, {len(named)} others by name")
+        entries = counted(size, "entry", "entries")
+        say(f"Log {origin} of {entries}: {'DOES NOT HOLD' if problems else 'HOLDS'}")
+        others = counted(len(named), "other")
+        say(f"  {counted(len(pins), 'handle')} that this device has seen, {others} by name")
         for one in problems:
             say(f"{one.code}: {one.text}")
     return Exit.FAILED if problems else Exit.OK

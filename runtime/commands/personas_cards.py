@@ -19,6 +19,7 @@ from personas.model import Lorebook, Persona
 from personas.package import Package
 from runtime.commands.common import plain, print_json, say
 from runtime.commands.personas_files import (
+    PERSONA_HELP,
     find_package,
     load_any,
     notes_json,
@@ -48,7 +49,9 @@ def add_parsers(commands: Any) -> None:
         "lorebooks; a folder stands for every such file in it. Each persona becomes a folder "
         "HANDLE with HANDLE.toml and its files. What cannot be read is said and changes nothing.",
     )
-    bring.add_argument("files", nargs="+", type=Path, metavar="FILE|FOLDER")
+    bring.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE|FOLDER", help="cards, or folders of them"
+    )
     bring.add_argument("--out", type=Path, default=Path(), help="where to put them (default: here)")
     bring.add_argument(
         "--into",
@@ -58,9 +61,14 @@ def add_parsers(commands: Any) -> None:
     )
     bring.set_defaults(run=_run_import)
 
-    export = commands.add_parser("export", help="write a persona for other programs")
-    export.add_argument("persona", metavar="FILE|HANDLE")
-    export.add_argument("--format", choices=FORMATS, default="png", help="default: png")
+    export = commands.add_parser(
+        "export",
+        help="write a persona for other programs",
+        description="Writes a persona in the format of other programs, and says what that has no "
+        "place for. A file that is there stays.",
+    )
+    export.add_argument("persona", metavar="FILE|HANDLE", help=PERSONA_HELP)
+    export.add_argument("--format", choices=FORMATS, default="png", help="which (default: png)")
     export.add_argument("--out", type=Path, help="the file (default: HANDLE with the ending)")
     export.set_defaults(run=_run_export)
 
@@ -72,20 +80,21 @@ def add_parsers(commands: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What became of one file."""
+    """What became of one file; `unchanged`: it was imported before, and nothing was written."""
 
     file: Path
     out: Path | None
     format: str
     problem: str
     report: tuple[Note, ...]
+    unchanged: bool = False
 
 
 def _run_import(args: argparse.Namespace) -> int:
     paths = list(_spread(args.files))
     if not paths:
         raise SottoError(
-            "There is no file to read in what you named. Name cards, or a folder that holds some.",
+            "there is no file to read in what you named; name cards, or a folder that holds some",
             code="nothing_to_import",
             exit_code=Exit.USAGE,
         )
@@ -97,6 +106,8 @@ def _run_import(args: argparse.Namespace) -> int:
         if not args.json:
             if result.problem:
                 say(result.problem)
+            elif result.unchanged:
+                say(f"{plain(str(path))}: is there already, unchanged, in {plain(str(result.out))}")
             else:
                 say(f"{plain(str(path))} ({result.format}) -> {plain(str(result.out))}")
                 say_notes(result.report)
@@ -104,7 +115,10 @@ def _run_import(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"files": [_result_json(one) for one in results]})
     elif len(results) > 1:
-        say(f"{len(results) - failed} of {len(results)} were imported.")
+        same = sum(one.unchanged for one in results)
+        there = f"; {same} {'was' if same == 1 else 'were'} there already" if same else ""
+        new = len(results) - failed - same
+        say(f"{new} of {len(results)} {'was' if new == 1 else 'were'} imported{there}.")
     return Exit.USAGE if failed else Exit.OK
 
 
@@ -114,6 +128,7 @@ def _result_json(result: _Result) -> dict[str, Any]:
         "out": str(result.out) if result.out else None,
         "format": result.format,
         "problem": result.problem,
+        "unchanged": result.unchanged,
         "report": notes_json(result.report),
     }
 
@@ -131,7 +146,7 @@ def _spread(paths: Iterable[Path]) -> Iterable[Path]:
 def _import_one(path: Path, args: argparse.Namespace) -> _Result:
     try:
         found = load_any(path)
-        package, out = _place(found.package, args.out)
+        package, out, new = _place(found.package, args.out)
     except (PersonaError, SottoError) as error:
         return _Result(path, None, "", plain(str(error)), ())
     except OSError as error:
@@ -142,11 +157,15 @@ def _import_one(path: Path, args: argparse.Namespace) -> _Result:
     if handle != found.package.persona.handle:
         taken = Note("changed", "handle", f"is `{handle}`, since the other one is taken in --out")
         report = (*report, taken)
-    return _Result(path, out, found.format, "", report)
+    return _Result(path, out, found.format, "", report, unchanged=not new)
 
 
-def _place(package: Package, out: Path) -> tuple[Package, Path]:
-    """Write a persona's folder: made aside and renamed, so that it is there whole or not at all."""
+def _place(package: Package, out: Path) -> tuple[Package, Path, bool]:
+    """Write a persona's folder: made aside and renamed, so that it is there whole or not at all.
+
+    Returns:
+        The persona under the handle that it got, its file, and whether that was written now.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for number in range(1, _MAX_ALIKE):
         handle = package.persona.handle
@@ -155,7 +174,7 @@ def _place(package: Package, out: Path) -> tuple[Package, Path]:
         folder = out / handle
         if folder.exists():
             if _same(folder / f"{handle}.toml", package, handle):
-                return _named(package, handle), folder / f"{handle}.toml"
+                return _named(package, handle), folder / f"{handle}.toml", False
             continue
         made = _named(package, handle)
         aside = Path(tempfile.mkdtemp(dir=out, prefix=".sotto-"))
@@ -170,7 +189,7 @@ def _place(package: Package, out: Path) -> tuple[Package, Path]:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        return made, folder / f"{handle}.toml"
+        return made, folder / f"{handle}.toml", True
     raise SottoError(f"{out}: holds too many personas called `{package.persona.handle}`.")
 
 
@@ -227,6 +246,8 @@ def _import_book(path: Path, args: argparse.Namespace) -> _Result:
         package = load_package(args.into)
         persona = package.persona
         merged = _merge(persona.lorebook, book)
+        if merged == persona.lorebook:
+            return _Result(path, args.into, "lorebook", "", report, unchanged=True)
         changed = Persona.model_validate(
             {**{key: getattr(persona, key) for key in Persona.model_fields}, "lorebook": merged}
         )

@@ -20,26 +20,42 @@ from personas.library import load_library
 from personas.lorebook import prepare
 from personas.model import HANDLE_PATTERN, Persona
 from personas.package import Package
-from runtime.commands.common import plain, print_json, say
+from runtime.commands.common import counted, plain, print_json, say
 from runtime.errors import Exit, SottoError
 
 _ALL: Final = 1_000_000  # problems; every one is shown
+PERSONA_HELP: Final = "its file, TOML or a card, or the handle of a bundled one"
 _UNSET: Final = {"language": "und", "rating": "unrated", "licence": "unknown", "author": "unknown"}
 
 
 def add_parsers(commands: Any) -> None:
     """Register the commands."""
-    new = commands.add_parser("new", help="begin a persona: a commented file")
+    new = commands.add_parser(
+        "new",
+        help="begin a persona: a commented file",
+        description="Begins a persona: a file with every key, explained. One that is there stays.",
+    )
     new.add_argument("handle", help="its name in addresses: a-z, 0-9, -, 2 to 32 characters")
     new.add_argument("--out", type=Path, help="where to write it (default: HANDLE.toml here)")
     new.set_defaults(run=_run_new)
 
-    check = commands.add_parser("check", help="say everything that is wrong with a persona file")
-    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    check = commands.add_parser(
+        "check",
+        help="say everything that is wrong with a persona file",
+        description="Says everything that is wrong with persona files, and what is still empty. "
+        "Exit code 2: one is no persona.",
+    )
+    check.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="the persona: TOML, or a card"
+    )
     check.set_defaults(run=_run_check)
 
-    show = commands.add_parser("show", help="show what a persona says and how long it is")
-    show.add_argument("persona", metavar="FILE|HANDLE")
+    show = commands.add_parser(
+        "show",
+        help="show what a persona says and how long it is",
+        description="Shows what a persona says of itself, how long each part is, and its digest.",
+    )
+    show.add_argument("persona", metavar="FILE|HANDLE", help=PERSONA_HELP)
     show.set_defaults(run=_run_show)
 
     for parser in (new, check, show):
@@ -263,6 +279,7 @@ def _run_show(args: argparse.Namespace) -> int:
         shown = persona.model_dump(mode="json", exclude_defaults=True)
         print_json({"digest": digest, "bytes": len(definition), "persona": shown})
         return Exit.OK
+    entries = persona.lorebook.entries if persona.lorebook else ()
     rows = [
         ("handle", persona.handle),
         ("name", persona.name),
@@ -275,14 +292,14 @@ def _run_show(args: argparse.Namespace) -> int:
         ("tags", ", ".join(persona.tags)),
         ("tagline", persona.tagline),
         *((key, _size(getattr(persona, key))) for key in _LONG),
-        ("greetings", str(bool(persona.greeting) + len(persona.alternate_greetings))),
-        ("facts", str(len(persona.facts))),
+        ("greetings", str(bool(persona.greeting) + len(persona.alternate_greetings) or "")),
+        ("facts", str(len(persona.facts) or "")),
         ("examples", _examples(persona)),
-        ("lorebook", _count(persona.lorebook.entries if persona.lorebook else (), "entries")),
-        ("knowledge", _count(persona.knowledge, "documents")),
+        ("lorebook", _count(entries, "entry", "entries")),
+        ("knowledge", _count(persona.knowledge, "document")),
         ("avatar", persona.avatar.path if persona.avatar else ""),
-        ("files", _count(persona.files, "files")),
-        ("tests", _count(persona.tests, "tests")),
+        ("files", _count(persona.files, "file")),
+        ("tests", _count(persona.tests, "test")),
         ("definition", f"{len(definition):,} bytes"),
     ]  # fmt: skip
     for key, value in rows:
@@ -295,12 +312,22 @@ _LONG: Final = ("description", "style", "system_prompt", "post_history", "scenar
 
 
 def _examples(persona: Persona) -> str:
-    return f"{len(persona.example_dialogues)} dialogues, {len(persona.example_text):,} characters"
+    said = [
+        len(text)
+        for one in persona.example_dialogues
+        for turn in one.turns
+        for text in (turn.user, turn.persona)
+    ]
+    parts = [_count(persona.example_dialogues, "dialogue")]
+    # Of a card that was not divided into dialogues.
+    parts += ["text"] if persona.example_text else []
+    size = sum(said) + len(persona.example_text)
+    return f"{' and '.join(filter(None, parts))}, {counted(size, 'character')}" if size else ""
 
 
 def _size(text: str) -> str:
-    return f"{len(text):,} characters" if text else ""
+    return counted(len(text), "character") if text else ""
 
 
-def _count(values: Sequence[Any], what: str) -> str:
-    return f"{len(values)} {what}" if values else ""
+def _count(values: Sequence[Any], one: str, many: str = "") -> str:
+    return counted(len(values), one, many) if values else ""

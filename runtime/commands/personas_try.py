@@ -14,8 +14,8 @@ from personas.digest import persona_digest
 from personas.errors import PersonaError
 from personas.files import read_bounded
 from personas.model import Persona
-from runtime.commands.common import plain, print_json, say
-from runtime.commands.personas_files import find_package, refused
+from runtime.commands.common import counted, plain, print_json, say
+from runtime.commands.personas_files import PERSONA_HELP, find_package, refused
 from runtime.config import EngineConfig
 from runtime.creators.preview import (
     MAX_CONVERSATION_BYTES,
@@ -87,9 +87,12 @@ def add_parsers(commands: Any) -> None:
     show.set_defaults(run=_run_preview)
 
     for parser in (test, show):
-        parser.add_argument("persona", metavar="FILE|HANDLE")
+        parser.add_argument("persona", metavar="FILE|HANDLE", help=PERSONA_HELP)
         parser.add_argument(
-            "--engine", choices=["embedded", "vllm", "openai", "scripted"], default="embedded"
+            "--engine",
+            choices=["embedded", "vllm", "openai", "scripted"],
+            default="embedded",
+            help="which (default: embedded)",
         )
         parser.add_argument("--model", help="folder or name of a model, for vllm and openai")
         parser.add_argument("--base-url", help="the openai engine's server, on loopback")
@@ -195,7 +198,7 @@ def _progress() -> Callable[[int, int], None]:
         if live:
             sys.stderr.write(f"\r{done} of {of} replies" + ("\n" if done == of else ""))
         elif done == of:
-            sys.stderr.write(f"{of} replies\n")
+            sys.stderr.write(f"{counted(of, 'reply', 'replies')}\n")
         sys.stderr.flush()
 
     return told
@@ -358,7 +361,7 @@ def _say_preview(found: Preview) -> None:
         why = "always" if one.constant else ", ".join(one.keys) or "another entry"
         say(f"lore {plain(one.name)!r}: woken by {plain(why)}" + ("" if one.placed else "; not in"))
     if found.asleep:
-        say(f"lore: {found.asleep} entries not woken")
+        say(f"lore: {counted(found.asleep, 'entry', 'entries')} not woken")
     for line in found.left_out:
         say(f"left out: {plain(line)}")
 

@@ -25,7 +25,7 @@ from runtime.enclave.generation import Generation, log_defect
 from runtime.enclave.openai_api import ChatRequest, CompletionShape, usage
 from runtime.enclave.outbox import Outbox, ReceiptJob
 from runtime.enclave.places import Places
-from runtime.enclave.prompt import Prompt, PromptTooLongError, build_chat_prompt
+from runtime.enclave.prompt import Prompt, PromptTooLongError, build_chat_prompt, match_chat
 from runtime.telemetry import EnclaveMetrics
 from transport.sse import encode_event
 
@@ -147,7 +147,7 @@ class Completions:
         self._places = places
         self._running: set[Completion] = set()
 
-    def create(self, call: CompletionCall) -> Completion:
+    async def create(self, call: CompletionCall) -> Completion:
         """Begin a completion.
 
         Raises:
@@ -156,7 +156,9 @@ class Completions:
         persona, request = call.persona, call.request
         asked = request.max_completion_tokens or request.max_tokens or persona.sampling.max_tokens
         try:
-            prompt = build_chat_prompt(persona, request.engine_messages(), asked, self._engine)
+            messages = request.engine_messages()
+            matched = await match_chat(persona, messages)
+            prompt = build_chat_prompt(persona, messages, asked, self._engine, matched)
         except PromptTooLongError:
             raise ApiError(
                 400,

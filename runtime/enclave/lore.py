@@ -12,14 +12,29 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from personas.lorebook import Prepared, Said, WokenEntry, entry_id, prepare, wake
+from personas.lorebook import (
+    MAX_WORK,
+    Matched,
+    Prepared,
+    Said,
+    WokenEntry,
+    entry_id,
+    fit,
+    match,
+    prepare,
+)
 from personas.model import Lorebook, Persona
 from runtime.enclave.engines.base import Message
 
 # A book with as many patterns as there may be takes up to 32 MiB.
 _PREPARED = 32
+# What is looked for at once, on the event loop; a book that takes more is looked through off it.
+_LIGHT_WORK = 4_000_000
+# One thread: heavy books wait for each other, and take one core at most.
+_ASIDE = ThreadPoolExecutor(1, thread_name_prefix="lore")
 _BEFORE = frozenset({"before_char", "before_desc"})
 
 
@@ -83,47 +98,78 @@ async def ready_lore(persona: Persona) -> None:
         await asyncio.to_thread(_BOOKS.get, persona.lorebook)
 
 
-def wake_lore(
-    persona: Persona,
-    said: Sequence[Message],
-    speak: Callable[[str], str],
-    *,
-    names: tuple[str, str],
-    greeting: int | None,
-    assistant_count: int | None,
-    woken: Mapping[bytes, int],
-    cost: Callable[[str], int],
-    room: int,
-    seed: bytes,
-) -> Lore:
-    """What the messages wake of a persona's lorebook, within `room` tokens.
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a lorebook's keys are looked for in.
 
-    Args:
-        persona: Whose lorebook.
+    Attributes:
         said: The conversation, oldest first, the new message last.
-        speak: Fills in macros.
         names: The persona's and the user's.
         greeting: Which greeting began it; None for none.
         assistant_count: Replies so far; None to count them in `said`.
         woken: Entries that were woken before.
-        cost: Counts the tokens of a content.
-        room: Tokens that entries may take together.
         seed: Decides probabilities, together with how far the conversation is.
     """
+
+    said: Sequence[Message] = field(repr=False)
+    names: tuple[str, str] = field(repr=False)
+    greeting: int | None = None
+    assistant_count: int | None = None
+    woken: Mapping[bytes, int] = field(default_factory=dict, repr=False)
+    seed: bytes = field(default=b"", repr=False)
+
+
+def match_lore(persona: Persona, heard: Heard, work: int = MAX_WORK) -> Matched | None:
+    """Which entries of a persona's lorebook match; None where it has none."""
     if persona.lorebook is None:
-        return NO_LORE
-    book, constant = _BOOKS.get(persona.lorebook)
-    told = f"{assistant_count} {len(said)}".encode()
-    found = wake(
+        return None
+    book, _ = _BOOKS.get(persona.lorebook)
+    told = f"{heard.assistant_count} {len(heard.said)}".encode()
+    return match(
         book,
-        [Said(one.role, one.content) for one in said],
+        [Said(one.role, one.content) for one in heard.said],
+        greeting=-1 if heard.greeting is None else heard.greeting,
+        assistant_count=heard.assistant_count,
+        woken=heard.woken,
+        seed=hashlib.sha256(heard.seed + b"\x00" + told).digest(),
+        names=heard.names,
+        work=work,
+    )
+
+
+async def match_lore_aside(persona: Persona, heard: Heard) -> Matched | None:
+    """The same; off the event loop where it takes long, so that nobody else's turn waits."""
+    found = match_lore(persona, heard, _LIGHT_WORK)
+    if found is None or found.complete:
+        return found
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_ASIDE, match_lore, persona, heard)
+
+
+def wake_lore(
+    persona: Persona,
+    matched: Matched | None,
+    speak: Callable[[str], str],
+    *,
+    cost: Callable[[str], int],
+    room: int,
+) -> Lore:
+    """What of a persona's lorebook stands in the prompt, within `room` tokens.
+
+    Args:
+        persona: Whose lorebook.
+        matched: What the conversation wakes of it.
+        speak: Fills in macros.
+        cost: Counts the tokens of a content.
+        room: Tokens that entries may take together.
+    """
+    if persona.lorebook is None or matched is None:
+        return NO_LORE
+    _, constant = _BOOKS.get(persona.lorebook)
+    found = fit(
+        matched,
         count_tokens=cost,
         room=max(0, room),
-        greeting=-1 if greeting is None else greeting,
-        assistant_count=assistant_count,
-        woken=woken,
-        seed=hashlib.sha256(seed + b"\x00" + told).digest(),
-        names=names,
         sections=[name for name in ("scenario",) if persona.scenario],
     )
     if not found.ids:

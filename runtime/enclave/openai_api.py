@@ -13,14 +13,17 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from personas.model import Persona
+from personas.listing import Listing
 from runtime.enclave.api import COMPLETION_ID_PREFIX, ApiError
 from runtime.enclave.engines.base import FinishReason, Message
+from runtime.enclave.query import read_number, read_query, refused_query
 
 MAX_MESSAGES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_TOKENS = 1 << 20
+MAX_MODELS = 500
+DEFAULT_MODELS = 200
 
 # A member that names who asks, or how OpenAI should run its own service: what is answered does
 # not depend on it. It is dropped unread.
@@ -259,14 +262,48 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def model_object(persona: Persona, digest: str, created: int, notice: str | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ModelsQuery:
+    """Which models are listed.
+
+    Attributes:
+        after: Behind this handle; None: from the first.
+        limit: At most so many.
+    """
+
+    after: str | None = None
+    limit: int = DEFAULT_MODELS
+
+
+def parse_models_query(query: bytes) -> ModelsQuery:
+    """Read the query of ``GET /v1/models``. Raises ApiError."""
+    # Some programs say who asks, as in a completion's body.
+    asked = {name: one for name, (one,) in read_query(query, ("after", "limit", "user")).items()}
+    limit = read_number("limit", asked.get("limit", str(DEFAULT_MODELS)), MAX_MODELS)
+    if not limit:
+        raise refused_query(f"must be a number from 1 to {MAX_MODELS}", "limit")
+    return ModelsQuery(asked.get("after"), limit)
+
+
+def model_object(listing: Listing, created: int, notice: str | None) -> dict[str, Any]:
     """A persona as a model; besides OpenAI's members there is which version it is, and what every
     user should know of the model behind it."""
     return {
-        "id": persona.handle,
+        "id": listing.handle,
         "object": "model",
         "created": created,
-        "owned_by": persona.author,
-        "persona_digest": digest,
+        "owned_by": listing.author,
+        "persona_digest": listing.digest.hex(),
         "notice": notice,
+    }
+
+
+def model_list(models: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
+    """A page of models, in the shape of OpenAI's lists that have pages."""
+    return {
+        "object": "list",
+        "data": models,
+        "first_id": models[0]["id"] if models else None,
+        "last_id": models[-1]["id"] if models else None,
+        "has_more": more,
     }

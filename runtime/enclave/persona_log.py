@@ -9,6 +9,7 @@ import redis.asyncio
 import redis.exceptions
 
 from personas.authorship import SignedStep, claim_entry
+from personas.errors import RegistryError
 from personas.registry import Proofs, Registry
 from runtime.redis_client import hash_fields
 from runtime.streams import LEAVES_STREAM, receipt_key
@@ -37,12 +38,14 @@ class StepLog:
         self._asked: dict[bytes, float] = {}
 
     async def prove(self, signed: SignedStep, wait_s: float) -> Proofs | None:
-        """A step's proofs, kept; None where the log has not answered in time.
+        """A step's proofs, kept; None where the log has not answered in time, or Redis is away."""
+        try:
+            return await self._prove(signed, wait_s)
+        except (redis.exceptions.RedisError, RegistryError, OSError):
+            # It was taken; whoever reads the handle later asks for the proofs again.
+            return None
 
-        Raises:
-            redis.exceptions.RedisError, OSError: Redis is away.
-            RegistryError: The same.
-        """
+    async def _prove(self, signed: SignedStep, wait_s: float) -> Proofs | None:
         step = signed.step
         claim, entry = claim_entry(step.handle, step.number), step.log_entry
         until = time.monotonic() + wait_s

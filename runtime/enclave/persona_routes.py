@@ -1,4 +1,4 @@
-"""Resources of published personas inside the encapsulation (docs/publishing.md).
+"""What creators send into the encapsulation (docs/publishing.md), and all of its resources.
 
 Everything is checked here again: signatures, the chain, the digest of the definition, and that
 the listing says what the definition says. What a creator sends comes in pieces of at most 64 KiB.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import parse_qs
 
 import orjson
-import redis.exceptions
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from personas.authorship import (
@@ -23,36 +20,41 @@ from personas.authorship import (
     MAX_PIECES,
     MAX_STEP_BYTES,
     MAX_STEPS,
-    HandleState,
     SignedStep,
     extend_chain,
     parse_signed,
+    piece_signer,
 )
 from personas.digest import MAX_DEFINITION_BYTES
-from personas.errors import AuthorshipError, RegistryError
+from personas.errors import AuthorshipError, PersonaError, RegistryError
+from personas.listing import Listing
+from personas.lorebook import refuse_heavy
+from personas.model import Persona
 from personas.package import named
 from personas.registry import Registry, is_reserved
-from runtime.enclave.api import ApiError, Bytes32, Hex32
+from runtime.enclave.api import CREATOR_HEADER, ApiError, Bytes32, Hex32
+from runtime.enclave.persona_chains import HANDLE, unavailable
 from runtime.enclave.persona_log import StepLog
-from runtime.enclave.persona_source import MAX_SEALED_BYTES, PersonaSource, checked, unavailable
-from runtime.enclave.routes import Call, Reply, Table, json_reply
+from runtime.enclave.persona_reading import PersonaReading
+from runtime.enclave.persona_source import MAX_SEALED_BYTES, PersonaSource, checked
+from runtime.enclave.publishing_limits import Allowances, Hourly
+from runtime.enclave.routes import Call, Reply, Table, header, json_reply
+from transport.bhttp import Request
 
 PERSONAS_PATH = b"/v1/personas"
 STEPS_PATH = b"/v1/personas/steps"
 PIECES_PATH = b"/v1/personas/pieces"
 FILES_PATH = b"/v1/personas/files"
 GRANTS_PATH = b"/v1/personas/grants"
-PAGE_STEPS = 16
-"""Steps in one answer about a handle."""
 
-# Of one enclave. What no step needs ends after an hour, so this bounds it in Redis.
-BYTES_PER_HOUR = 128 * 1024 * 1024
-STEPS_PER_HOUR = 1_200
+_MIB = 1024 * 1024
+# What no step needs ends after an hour, so this bounds it in Redis. A key's share is enough for
+# the largest persona with its files.
+BYTES_PER_HOUR = Hourly(total=256 * _MIB, newcomers=128 * _MIB, key=68 * _MIB)
+STEPS_PER_HOUR = Hourly(total=1_200, newcomers=600, key=120)
+"""Grants that open something count as steps of the handle's owner."""
 
 _ID = b"/{id}"
-_OCTETS = ((b"content-type", b"application/octet-stream"),)
-_NAMED = re.compile(r"([a-z][a-z0-9-]{1,31})\.([0-9a-f]{64})")
-_HANDLE = re.compile(r"[a-z][a-z0-9-]{1,31}")
 _CLOCK_S = 86_400
 _PROOF_WAIT_S = 10.0
 _AT_ONCE = 4
@@ -71,12 +73,15 @@ class StepRequest(_Strict):
     Attributes:
         signed: The signed step, as JSON.
         pieces: Of the definition that it publishes, or of the sealed one; none in other steps.
-        files: Pieces of files that the definition names, by SHA-256.
+        files: Pieces of files that the definition names, by SHA-256; of sealed ones by address.
+        again: It was published before, and the store lost it: so it may be of any day, and only who
+            signed it sends it.
     """
 
     signed: dict[str, Any]
     pieces: _Pieces = ()
     files: Annotated[dict[Hex32, _Pieces], Field(max_length=MAX_FILES)] = {}
+    again: bool = False
 
 
 class GrantRequest(_Strict):
@@ -85,28 +90,6 @@ class GrantRequest(_Strict):
     handle: Annotated[str, Field(max_length=32)]
     digest: Hex32
     key: Bytes32 = Field(repr=False)
-
-
-class _Allowance:
-    """So much in an hour, given back as time passes."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._left = most
-        self._at = time.monotonic()
-
-    def take(self, amount: float) -> None:
-        now = time.monotonic()
-        self._left = min(self._most, self._left + (now - self._at) * self._most / 3600)
-        self._at = now
-        if amount > self._left:
-            raise ApiError(
-                429,
-                "too_much_published",
-                "more is being published than this enclave takes in an hour; try again later, or "
-                "at another enclave",
-            )
-        self._left -= amount
 
 
 class PersonaRoutes:
@@ -118,7 +101,7 @@ class PersonaRoutes:
         steps: Brings steps into the log.
         publish: Whether anybody may publish.
         debug: Whether this enclave shows prompts: then it takes no private definition.
-        bytes_per_hour, steps_per_hour: What it takes from all together; grants count as steps.
+        bytes_per_hour, steps_per_hour: What it takes.
     """
 
     def __init__(
@@ -129,16 +112,17 @@ class PersonaRoutes:
         *,
         publish: bool = True,
         debug: bool = False,
-        bytes_per_hour: int = BYTES_PER_HOUR,
-        steps_per_hour: int = STEPS_PER_HOUR,
+        bytes_per_hour: Hourly = BYTES_PER_HOUR,
+        steps_per_hour: Hourly = STEPS_PER_HOUR,
     ) -> None:
         self._source = source
         self._registry = registry
         self._steps = steps
+        self._reading = PersonaReading(source, registry, steps)
         self._publish = publish
         self._debug = debug
-        self._bytes = _Allowance(bytes_per_hour)
-        self._count = _Allowance(steps_per_hour)
+        self._bytes = Allowances(bytes_per_hour)
+        self._count = Allowances(steps_per_hour)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     def table(self) -> Table:
@@ -146,16 +130,18 @@ class PersonaRoutes:
         return {
             STEPS_PATH: {b"POST": self._step},
             GRANTS_PATH: {b"POST": self._grant},
-            PIECES_PATH + _ID: {b"POST": self._put_piece, b"GET": self._piece},
-            FILES_PATH + _ID: {b"GET": self._file},
-            PERSONAS_PATH + _ID: {b"GET": self._chain},
+            PIECES_PATH + _ID: {b"POST": self._put_piece, b"GET": self._reading.piece},
+            FILES_PATH + _ID: {b"GET": self._reading.file},
+            PERSONAS_PATH + _ID: {b"GET": self._reading.chain},
         }
 
     async def _put_piece(self, call: Call, handle: str) -> Reply:
         self._check_open()
         self._check_claimable(handle)
         data = call.request.content
-        self._bytes.take(len(data))
+        key = _signer(call.request, handle)
+        owner = None if key is None else await self._source.chains.owner(handle)
+        self._bytes.take(len(data), key, owner=owner is not None and owner == key)
         try:
             digest = await self._registry.put_piece(handle, data)
         except RegistryError as error:
@@ -175,16 +161,24 @@ class PersonaRoutes:
                 413, "step_refused", f"a step has at most {MAX_STEP_BYTES} bytes; shorten it"
             )
         self._check_claimable(signed.step.handle)
-        self._count.take(1)
+        if asked.again:
+            sender = _signer(call.request, signed.step.handle)
+            if sender is None or sender not in {signed.step.key, signed.step.new_key}:
+                raise ApiError(
+                    403, "not_owner", "a step is sent again by whoever signed it; use their key"
+                )
         async with self._at_once:
             try:
-                await self._check_follows(signed)
-                blobs = await self._blobs(signed, asked)
+                new = await self._check_follows(signed, again=asked.again)
+                # Anybody can send again what stands there: that is nobody's share but the whole's.
+                sender = signed.step.key if new else None
+                self._count.take(1, sender, owner=new and signed.step.number > 0)
+                blobs = await self._blobs(signed, asked, new=new)
                 await self._registry.append(signed, blobs)
                 await self._source.refresh()
             except RegistryError as error:
                 raise unavailable(error) from None
-        proven = await self._prove(signed, _PROOF_WAIT_S)
+        proven = await self._steps.prove(signed, _PROOF_WAIT_S)
         return json_reply(
             {
                 "handle": signed.step.handle,
@@ -194,13 +188,14 @@ class PersonaRoutes:
             }
         )
 
-    async def _check_follows(self, signed: SignedStep) -> HandleState:
-        """Raises ApiError where the step does not follow, unless it stands there already."""
+    async def _check_follows(self, signed: SignedStep, *, again: bool) -> bool:
+        """Whether the step follows; False where it stands there already. Raises ApiError."""
         step = signed.step
-        state = await self._source.state(step.handle)
+        read = self._source.chains.stored if again else self._source.chains.state
+        state = await read(step.handle)
         if state is not None and step.number <= state.number:
             if await self._registry.steps(step.handle, step.number, 1) == (signed,):
-                return state
+                return False
             raise ApiError(
                 409,
                 "step_taken",
@@ -212,19 +207,34 @@ class PersonaRoutes:
                     else "look at `sotto personas history`, and sign a new one"
                 ),
             )
-        if abs(step.time - time.time()) > _CLOCK_S:
+        late = time.time() - step.time
+        if late < -_CLOCK_S or (late > _CLOCK_S and not again):
             raise ApiError(400, "step_refused", "the step's time is not today's; set your clock")
         if step.number >= MAX_STEPS:
             raise ApiError(409, "step_refused", f"a handle takes {MAX_STEPS} steps; choose another")
         try:
-            return extend_chain(state, signed)
+            extended = extend_chain(state, signed)
         except AuthorshipError as error:
             raise ApiError(409, "step_refused", str(error)) from None
+        if not self._source.chains.agrees(extended):
+            raise ApiError(
+                409,
+                "step_refused",
+                f"this enclave saw another step {step.number} of `{step.handle}` before the store "
+                "lost it; restore that one",
+            )
+        return True
 
     async def _blobs(
-        self, signed: SignedStep, asked: StepRequest
+        self, signed: SignedStep, asked: StepRequest, *, new: bool
     ) -> Mapping[bytes, tuple[bytes, ...]]:
-        """Pieces by address, where they are what the step publishes."""
+        """Pieces by address, where they are what the step publishes.
+
+        Args:
+            signed: The step.
+            asked: What came with it.
+            new: Whether it is not there yet: anybody can send a step that is, with other files.
+        """
         listing, handle = signed.step.listing, signed.step.handle
         if listing is None:
             if asked.pieces or asked.files:
@@ -237,10 +247,14 @@ class PersonaRoutes:
             raise ApiError(400, "pieces_missing", "a step that publishes names the pieces of it")
         blobs = {listing.digest: pieces}
         if listing.private:
-            if asked.files:
-                raise ApiError(400, "step_refused", "a private persona is published without files")
+            # Sealed: which files they are, the grant alone tells.
+            files = asked.files if new else {}
+            for name, parts in files.items():
+                if not parts or name == listing.digest.hex():
+                    raise ApiError(400, "pieces_missing", "a file that is sent has pieces")
+                blobs[bytes.fromhex(name)] = tuple(map(bytes.fromhex, parts))
             return blobs
-        persona = await asyncio.to_thread(checked, data, listing)
+        persona = await asyncio.to_thread(_publishable, data, listing)
         theirs = {digest for _, digest in named(persona)}
         for name, parts in asked.files.items():
             if name not in theirs:
@@ -269,76 +283,21 @@ class PersonaRoutes:
                 "this enclave shows its prompts: do not trust it with a private persona",
             )
         asked = _parse(GrantRequest, call.request.content)
-        self._count.take(1)
         until = call.binding.identity.claims.not_after
+        digest = bytes.fromhex(asked.digest)
         async with self._at_once:
-            await self._source.grant(asked.handle, bytes.fromhex(asked.digest), asked.key, until)
+            # A key that opens nothing is no more work than a piece that is asked for.
+            opened = await self._source.open(asked.handle, digest, asked.key)
+            self._count.take(1, opened.owner, owner=True)
+            self._source.hold(digest, opened, until)
         return json_reply({"handle": asked.handle, "digest": asked.digest, "until": until})
-
-    async def _chain(self, call: Call, identifier: str) -> Reply:
-        handle = identifier.partition("?")[0]
-        start = _start(call)
-        if self._source.is_bundled(handle) or not _HANDLE.fullmatch(handle):
-            raise _unknown(handle)
-        try:
-            length = await self._registry.length(handle)
-            if not length:
-                raise _unknown(handle)
-            stored = await self._registry.stored(handle, start, PAGE_STEPS)
-            told = []
-            for one in stored:
-                proofs = one.proofs or await self._prove(one.signed, 0)
-                listing = one.signed.step.listing
-                pieces: tuple[bytes, ...] = ()
-                if listing is not None and not listing.private:
-                    pieces = await self._registry.pieces(handle, listing.digest)
-                told.append(
-                    {
-                        "signed": one.signed.told(),
-                        "claim_proof": proofs.claim if proofs else None,
-                        "step_proof": proofs.step if proofs else None,
-                        "pieces": [digest.hex() for digest in pieces],
-                    }
-                )
-        except RegistryError as error:
-            raise unavailable(error) from None
-        except AuthorshipError as error:
-            raise ApiError(503, "personas_damaged", f"{error}; tell the operator") from None
-        return json_reply({"handle": handle, "length": length, "start": start, "steps": told})
-
-    async def _piece(self, _: Call, identifier: str) -> Reply:
-        handle, digest = _named(identifier)
-        try:
-            data = await self._registry.piece(handle, digest)
-        except RegistryError as error:
-            raise unavailable(error) from None
-        if data is None:
-            raise ApiError(404, "piece_unknown", "there is no such piece; read the handle anew")
-        return Reply(200, _OCTETS, data)
-
-    async def _file(self, _: Call, identifier: str) -> Reply:
-        handle, digest = _named(identifier)
-        try:
-            pieces = await self._registry.pieces(handle, digest)
-        except RegistryError as error:
-            raise unavailable(error) from None
-        if not pieces:
-            raise ApiError(404, "file_unknown", "this file was not published with the persona")
-        return json_reply({"pieces": [one.hex() for one in pieces]})
-
-    async def _prove(self, signed: SignedStep, wait_s: float) -> Any:
-        try:
-            return await self._steps.prove(signed, wait_s)
-        except (redis.exceptions.RedisError, RegistryError, OSError):
-            # It was taken; whoever reads the handle later asks for the proofs again.
-            return None
 
     def _check_open(self) -> None:
         if not self._publish:
             raise ApiError(403, "publishing_closed", "this operator publishes no personas")
 
     def _check_claimable(self, handle: str) -> None:
-        if not _HANDLE.fullmatch(handle):
+        if not HANDLE.fullmatch(handle):
             raise ApiError(400, "handle_refused", "a handle is of the form [a-z][a-z0-9-]{1,31}")
         if is_reserved(handle, self._source.library.handles):
             raise ApiError(
@@ -346,23 +305,25 @@ class PersonaRoutes:
             )
 
 
-def _start(call: Call) -> int:
-    asked = parse_qs(call.request.path.partition(b"?")[2].decode("ascii", "replace"))
-    text = asked.get("from", ["0"])[0]
-    if not text.isascii() or not text.isdigit() or len(text) > 4:
-        raise ApiError(400, "invalid_request", "`from` is the number of a step")
-    return int(text)
+def _signer(request: Request, handle: str) -> bytes | None:
+    """The key that signed a request's content, proven; None where none did. Raises ApiError."""
+    text = header(request, CREATOR_HEADER)
+    if text is None:
+        return None
+    digest = hashlib.sha256(request.content).digest()
+    try:
+        return piece_signer(text.decode("ascii", "replace"), handle, digest)
+    except AuthorshipError as error:
+        raise ApiError(400, "piece_refused", str(error)) from None
 
 
-def _named(identifier: str) -> tuple[str, bytes]:
-    found = _NAMED.fullmatch(identifier)
-    if found is None:
-        raise ApiError(404, "not_found", "ask for HANDLE.SHA256, in hex")
-    return found[1], bytes.fromhex(found[2])
-
-
-def _unknown(handle: str) -> ApiError:
-    return ApiError(404, "persona_unknown", f"nobody has published {handle[:64]!r} here")
+def _publishable(definition: bytes, listing: Listing) -> Persona:
+    persona = checked(definition, listing)
+    try:
+        refuse_heavy(persona.lorebook)
+    except PersonaError as error:
+        raise ApiError(409, "definition_refused", str(error)) from None
+    return persona
 
 
 def _parse(kind: type[Any], body: bytes) -> Any:

@@ -7,23 +7,26 @@ A private persona is there only as long as its creator's grant, in this process'
 from __future__ import annotations
 
 import asyncio
+import bisect
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
-from personas.authorship import MAX_STEPS, HandleState, extend_chain
-from personas.digest import MAX_DEFINITION_BYTES, persona_digest
-from personas.errors import AuthorshipError, PersonaError, RegistryError
+from personas.authorship import HandleState
+from personas.digest import MAX_DEFINITION_BYTES
+from personas.errors import PersonaError, RegistryError
 from personas.library import Library
 from personas.listing import Listing, check_definition
-from personas.model import HANDLE_PATTERN, Persona
+from personas.model import Persona
+from personas.package import named
 from personas.registry import Registry
 from personas.sealing import OVERHEAD, STEP_BYTES, open_definition
 from runtime.enclave.api import ApiError
 from runtime.enclave.lore import ready_lore
+from runtime.enclave.persona_chains import PersonaChains, damaged, unavailable
 from runtime.redis_client import end_if_cancelled
 
 log = logging.getLogger(__name__)
@@ -31,12 +34,9 @@ log = logging.getLogger(__name__)
 MAX_SEALED_BYTES = MAX_DEFINITION_BYTES + OVERHEAD + STEP_BYTES + 4
 """Of a sealed definition."""
 
-_HANDLE = re.compile(HANDLE_PATTERN)
-_MAX_STATES = 4_096
 _MAX_CACHED = 512
 _MAX_CACHED_BYTES = 32 * 1024 * 1024
 _LOOK_EVERY_S = 2.0
-_PAGE_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,43 @@ class Found:
 
     Attributes:
         persona: The definition.
-        digest: Its digest, 32 bytes.
+        listing: Of this version.
     """
 
     persona: Persona
-    digest: bytes
+    listing: Listing
+
+    @property
+    def digest(self) -> bytes:
+        """Of the definition, 32 bytes."""
+        return self.listing.digest
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Opened:
+    """A private persona's definition.
+
+    Attributes:
+        persona: What it says.
+        size: Of its canonical JSON, in bytes.
+        key: What opened it.
+        owner: The public key that owns the handle now, 32 bytes.
+    """
+
+    persona: Persona
+    size: int
+    key: bytes
+    owner: bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Held:
-    """A definition in memory, until a moment (unix seconds) where it was granted."""
+    """A definition in memory, until a moment (unix seconds) where it was granted with a key."""
 
     persona: Persona
     size: int
     until: float
+    key: bytes = b""
 
 
 class _Shelf:
@@ -69,7 +92,11 @@ class _Shelf:
         self._count = count
         self._room = size
 
-    def get(self, digest: bytes) -> Persona | None:
+    def __contains__(self, digest: bytes) -> bool:
+        held = self._held.get(digest)
+        return held is not None and held.until >= time.time()
+
+    def get(self, digest: bytes) -> _Held | None:
         held = self._held.get(digest)
         if held is None:
             return None
@@ -77,7 +104,7 @@ class _Shelf:
             self.drop(digest)
             return None
         self._held.move_to_end(digest)
-        return held.persona
+        return held
 
     def put(self, digest: bytes, held: _Held) -> None:
         self.drop(digest)
@@ -108,23 +135,55 @@ class PersonaSource:
     def __init__(self, library: Library, registry: Registry | None = None) -> None:
         self.library = library
         self.registry = registry
-        self._digests = {one.handle: persona_digest(one) for one in library}
-        self._bundled = tuple(Listing.of(one) for one in library)
-        self._states: OrderedDict[str, HandleState] = OrderedDict()
+        self.chains = PersonaChains(registry)
+        self._bundled = {one.handle: Listing.of(one) for one in library}
         self._cached = _Shelf(_MAX_CACHED, _MAX_CACHED_BYTES)
         self._granted = _Shelf(_MAX_CACHED, _MAX_CACHED_BYTES)
         self._listings: dict[str, Listing] = {}
+        self._newest: list[tuple[int, str]] = []  # of `_listings`: newest first
         self._seen = "0-0"
         self.changed = 0
         """Grows with every change of `listings`."""
 
     def is_bundled(self, handle: str) -> bool:
         """Whether the library has this handle."""
-        return handle in self._digests
+        return handle in self._bundled
 
     def listings(self) -> Sequence[Listing]:
         """Every persona that can be found, of each its newest version."""
-        return (*self._bundled, *self._listings.values())
+        return (*self._bundled.values(), *self._listings.values())
+
+    def usable(self, after: str | None, limit: int) -> tuple[list[Listing], bool]:
+        """Personas that are answered here: bundled ones, then published ones, the newest first.
+
+        A private one is there while it is granted.
+
+        Args:
+            after: Behind this handle; None: from the first.
+            limit: At most so many.
+
+        Returns:
+            Them, and whether there are more.
+
+        Raises:
+            ApiError: There is no persona `after`.
+        """
+        bundled, start = list(self._bundled.values()), 0
+        if after in self._bundled:
+            bundled = bundled[list(self._bundled).index(after) + 1 :]
+        elif after is not None:
+            if (last := self._listings.get(after)) is None:
+                raise ApiError(
+                    400,
+                    "invalid_request",
+                    "no persona has this handle any more; read the list from its beginning",
+                    "after",
+                )
+            bundled, start = [], bisect.bisect_right(self._newest, _place(last))
+        published = (self._listings[handle] for _, handle in islice(self._newest, start, None))
+        usable = (one for one in published if not one.private or one.digest in self._granted)
+        found = list(islice(chain(bundled, usable), limit + 1))
+        return found[:limit], len(found) > limit
 
     async def find(self, handle: str, digest: str | None = None) -> Found:
         """The persona of this handle and digest (hex); without one, the newest version.
@@ -133,9 +192,9 @@ class PersonaSource:
             ApiError: There is none, it is withdrawn, another version is asked for than was ever
                 published, it is private and was not granted, or the store is away or damaged.
         """
-        bundled = self._digests.get(handle)
+        bundled = self._bundled.get(handle)
         if bundled is not None:
-            if digest is not None and digest != bundled.hex():
+            if digest is not None and digest != bundled.digest.hex():
                 raise ApiError(
                     409,
                     "persona_mismatch",
@@ -143,11 +202,11 @@ class PersonaSource:
                     "update Sottovoce on this device, or choose another enclave",
                 )
             return Found(self.library.get(handle), bundled)
-        if (state := await self.state(handle)) is not None:
+        if (state := await self.chains.state(handle)) is not None:
             listing = _chosen(state, digest)
             persona = await self._definition(listing)
             await ready_lore(persona)
-            return Found(persona, listing.digest)
+            return Found(persona, listing)
         raise ApiError(404, "persona_unknown", self._unknown(handle))
 
     def _unknown(self, handle: str) -> str:
@@ -157,49 +216,22 @@ class PersonaSource:
             return str(error)  # it names the nearest
         raise RuntimeError("a bundled persona is found before")
 
-    async def state(self, handle: str) -> HandleState | None:
-        """What the chain of a published handle proves now; None where there is none.
-
-        Raises:
-            ApiError: The store is away, or what it has does not hold.
-        """
-        if self.registry is None or not _HANDLE.fullmatch(handle):
-            return None
-        known = self._states.get(handle)
-        first = 0 if known is None else known.number + 1
-        try:
-            length = await self.registry.length(handle)
-            if length < first:
-                raise _damaged(f"the chain of `{handle}` had {first} steps and has {length} now")
-            state = known
-            # A page at a time: a long chain is no work to do at once on the event loop.
-            for start in range(first, min(length, MAX_STEPS), _PAGE_STEPS):
-                for signed in await self.registry.steps(handle, start, _PAGE_STEPS):
-                    if signed.step.handle != handle:
-                        raise _damaged(f"a step of another handle stands in that of `{handle}`")
-                    state = extend_chain(state, signed)
-        except RegistryError as error:
-            raise unavailable(error) from None
-        except AuthorshipError as error:
-            raise _damaged(str(error)) from None
-        if state is not None:
-            seen = self._states.get(handle)
-            if seen is not None and seen.number > state.number:
-                state = seen  # somebody who asked meanwhile was shown more
-            self._states[handle] = state
-            self._states.move_to_end(handle)
-            if len(self._states) > _MAX_STATES:
-                self._states.popitem(last=False)
-        return state
-
     async def grant(self, handle: str, digest: bytes, key: bytes, until: float) -> None:
         """Open a private persona's definition and hold it until a moment (unix seconds).
+
+        Raises:
+            ApiError: As `open`.
+        """
+        self.hold(digest, await self.open(handle, digest, key), until)
+
+    async def open(self, handle: str, digest: bytes, key: bytes) -> Opened:
+        """Open a private persona's definition.
 
         Raises:
             ApiError: There is no such private persona, it is withdrawn, the key does not open it,
                 or what it opens is not what was published.
         """
-        state = await self.state(handle)
+        state = await self.chains.state(handle)
         if state is None:
             raise ApiError(404, "persona_unknown", f"nobody has published `{handle}`")
         listing = _chosen(state, digest.hex())
@@ -211,7 +243,31 @@ class PersonaSource:
         except PersonaError as error:
             raise ApiError(409, "persona_sealed", str(error)) from None
         persona = await asyncio.to_thread(checked, definition, listing)
-        self._granted.put(digest, _Held(persona, len(definition), until))
+        return Opened(persona, len(definition), key, state.key)
+
+    def hold(self, digest: bytes, opened: Opened, until: float) -> None:
+        """Answer as an opened definition until a moment (unix seconds)."""
+        self._granted.put(digest, _Held(opened.persona, opened.size, until, opened.key))
+
+    async def file_key(self, handle: str, file: bytes) -> bytes | None:
+        """What opens a file (its SHA-256) that a granted version names; None where none does.
+
+        Raises:
+            ApiError: No private version is granted, the handle is withdrawn, or as
+                `PersonaChains.state`.
+        """
+        state = await self.chains.state(handle)
+        private = [one for one in state.published if one.private] if state is not None else []
+        if state is None or not private:
+            return None
+        _chosen(state, None)
+        granted = [held for one in private if (held := self._granted.get(one.digest)) is not None]
+        if not granted:
+            raise _not_granted(handle)
+        for held in granted:
+            if any(digest == file.hex() for _, digest in named(held.persona)):
+                return held.key
+        return None
 
     async def run(self) -> None:
         """Follow what is published, until cancelled."""
@@ -240,48 +296,53 @@ class PersonaSource:
             raise unavailable(error) from None
         for handle in handles:
             try:
-                state = await self.state(handle)
+                state = await self.chains.state(handle)
             except ApiError as error:
                 if error.code == "personas_unavailable":
                     raise
                 # Of one handle only; that it is damaged is told to whoever asks for it.
                 log.warning("a published handle is left out: %s", error.code)
                 state = None
-            if state is None or state.withdrawn:
-                self._listings.pop(handle, None)
-            else:
-                self._listings[handle] = state.newest
+            self._list(handle, None if state is None or state.withdrawn else state.newest)
         self._seen = seen
         self.changed += bool(handles)
         return bool(handles)
 
+    def _list(self, handle: str, listing: Listing | None) -> None:
+        before = self._listings.pop(handle, None)
+        if before is not None:
+            del self._newest[bisect.bisect_left(self._newest, _place(before))]
+        if listing is not None:
+            self._listings[handle] = listing
+            bisect.insort(self._newest, _place(listing))
+
     async def _definition(self, listing: Listing) -> Persona:
         if listing.private:
-            persona = self._granted.get(listing.digest)
-            if persona is None:
-                raise ApiError(
-                    503,
-                    "persona_not_granted",
-                    f"`{listing.handle}` is private, and its creator has not opened it for this "
-                    "enclave: `sotto personas grant` on their device does; try again then",
-                )
-            return persona
-        persona = self._cached.get(listing.digest)
-        if persona is None:
+            granted = self._granted.get(listing.digest)
+            if granted is None:
+                raise _not_granted(listing.handle)
+            return granted.persona
+        cached = self._cached.get(listing.digest)
+        if cached is None:
             data = await self._blob(listing, MAX_DEFINITION_BYTES)
             persona = await asyncio.to_thread(checked, data, listing)
-            self._cached.put(listing.digest, _Held(persona, len(data), float("inf")))
-        return persona
+            cached = _Held(persona, len(data), float("inf"))
+            self._cached.put(listing.digest, cached)
+        return cached.persona
 
     async def _blob(self, listing: Listing, limit: int) -> bytes:
         assert self.registry is not None  # noqa: S101 - or there was no listing
         try:
             pieces = await self.registry.pieces(listing.handle, listing.digest)
             if not pieces:
-                raise _damaged(f"the definition of `{listing.handle}` is not there")
+                raise damaged(f"the definition of `{listing.handle}` is not there")
             return await self.registry.blob(listing.handle, pieces, limit)
         except RegistryError as error:
             raise unavailable(error) from None
+
+
+def _place(listing: Listing) -> tuple[int, str]:
+    return -listing.created, listing.handle
 
 
 def checked(definition: bytes, listing: Listing) -> Persona:
@@ -312,18 +373,10 @@ def _chosen(state: HandleState, digest: str | None) -> Listing:
     return listing
 
 
-def unavailable(error: RegistryError) -> ApiError:
-    """What a device is told of the registry's trouble."""
-    if error.code == "damaged":
-        return _damaged(str(error))
-    if error.code == "away":
-        return ApiError(503, "personas_unavailable", str(error))
-    return ApiError(409, error.code, str(error))
-
-
-def _damaged(what: str) -> ApiError:
+def _not_granted(handle: str) -> ApiError:
     return ApiError(
         503,
-        "personas_damaged",
-        f"{what}; the store was changed behind the enclave: tell its operator",
+        "persona_not_granted",
+        f"`{handle}` is private, and its creator has not opened it for this enclave: `sotto "
+        "personas grant` on their device does; try again then",
     )

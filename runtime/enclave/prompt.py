@@ -8,13 +8,22 @@ multiple of eight, so that most prompts of a thread begin with all of the one be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memory.recall import Recalled, recall_share, recent_within
 from memory.records import Summary, Turn
+from personas.lorebook import Matched
 from personas.model import Persona
 from runtime.enclave.engines.base import Engine, Message
-from runtime.enclave.lore import NO_LORE, Lore, insert_at_depth, wake_lore
+from runtime.enclave.lore import (
+    NO_LORE,
+    Heard,
+    Lore,
+    insert_at_depth,
+    match_lore,
+    match_lore_aside,
+    wake_lore,
+)
 from runtime.enclave.persona_text import (
     Parts,
     Speak,
@@ -107,6 +116,7 @@ class Scene:
         user: What the persona calls the person.
         greeting: Which greeting began the conversation; None for none.
         woken: Entries of the lorebook that were woken before, and by which turn.
+        matched: What matches in the lorebook; None: it is looked for when the prompt is made.
         recall, look_up: See there; None for nothing.
         seed: Decides chance in macros: one per thread.
         costs: Tokens of turns by index, as far as they are known; is added to.
@@ -122,6 +132,7 @@ class Scene:
     user: str = ""
     greeting: int | None = None
     woken: Mapping[bytes, int] = field(default_factory=dict)
+    matched: Matched | None = None
     recall: Recall | None = None
     look_up: LookUp | None = None
     seed: bytes = _SEED
@@ -153,8 +164,24 @@ def build_prompt(scene: Scene, engine: Engine, *, detail: bool = False) -> Promp
     return _Builder(scene, engine, _limit(scene.persona, engine)).build(detail=detail)
 
 
+async def match_scene(scene: Scene) -> Scene:
+    """The scene with what matches in the lorebook: a heavy one holds up nobody else."""
+    if scene.persona.lorebook is None:
+        return scene
+    return replace(scene, matched=await match_lore_aside(scene.persona, _heard(scene)))
+
+
+async def match_chat(persona: Persona, said: Sequence[Message]) -> Matched | None:
+    """The same for a program's own messages."""
+    return await match_lore_aside(persona, _heard_chat(persona, said))
+
+
 def build_chat_prompt(
-    persona: Persona, said: Sequence[Message], max_tokens: int, engine: Engine
+    persona: Persona,
+    said: Sequence[Message],
+    max_tokens: int,
+    engine: Engine,
+    matched: Matched | None = None,
 ) -> Prompt:
     """Persona first, then a program's own messages as they are: nothing is left out to fit.
 
@@ -170,20 +197,8 @@ def build_chat_prompt(
     own = [message.content for message in said if message.role == "system"]
     rest = [message for message in said if message.role != "system"]
     room = (engine.context_tokens - engine.count_tokens(rest)) // _LORE_SHARE
-    lore = NO_LORE
-    if persona.lorebook is not None:
-        lore = wake_lore(
-            persona,
-            rest,
-            speak,
-            names=names_of(persona, ""),
-            greeting=None,
-            assistant_count=None,
-            woken={},
-            cost=cost_of,
-            room=room,
-            seed=_SEED,
-        )
+    matched = matched or match_lore(persona, _heard_chat(persona, said))
+    lore = wake_lore(persona, matched, speak, cost=cost_of, room=room)
 
     def laid_out(lore: Lore) -> tuple[Message, ...]:
         parts = (
@@ -248,12 +263,12 @@ class _Builder:
             if scene.look_up is not None:
                 self._knowledge = tuple(scene.look_up(left // _KNOWLEDGE_SHARE, cost_of))
             left = engine.context_tokens - self._reserve - self._fixed()
-        past = self._past()
+        past = _past(scene)
         self._choose(past, left)
         self._recall(left)
-        tokens = self._fit()
+        messages, tokens = self._fit()
         return Prompt(
-            self._messages(),
+            messages,
             tokens,
             sum(one.index is not None for one in self._chosen),
             min(self._most, engine.context_tokens - tokens),
@@ -281,38 +296,9 @@ class _Builder:
         scene = self._scene
         if scene.persona.lorebook is None:
             return
-        past = [message for one in self._past() for message in one.messages]
-        count = len(scene.turns) if scene.count is None else scene.count
-        self._lore = wake_lore(
-            scene.persona,
-            [*past, Message("user", scene.message)],
-            self._speak,
-            names=names_of(scene.persona, scene.user),
-            greeting=scene.greeting,
-            assistant_count=count + len(scene.said) + (scene.greeting is not None),
-            woken=scene.woken,
-            cost=cost_of,
-            room=room,
-            seed=scene.seed,
-        )
+        matched = scene.matched or match_lore(scene.persona, _heard(scene))
+        self._lore = wake_lore(scene.persona, matched, self._speak, cost=cost_of, room=room)
         self._stable = self._stable_parts()
-
-    def _past(self) -> list[_Past]:
-        # A reply that failed or was stopped before its first word teaches the model silence.
-        scene = self._scene
-        first = 0 if scene.count is None else scene.count - len(scene.turns)
-        turns = [
-            _Past(index, first + at, _as_messages(turn.message, turn.reply))
-            for at, (index, turn) in enumerate(scene.turns)
-            if turn.reply
-        ]
-        after = first + len(scene.turns)
-        said = [
-            _Past(None, after + at, _as_messages(*one))
-            for at, one in enumerate(scene.said)
-            if one[1]
-        ]
-        return turns + said
 
     def _choose(self, past: list[_Past], left: int) -> None:
         """The window: all that fits, beginning at a multiple of the step where not all does."""
@@ -351,16 +337,17 @@ class _Builder:
         wanted = policy.recall and self._scene.recall is not None
         return recall_share(left, policy.recall_tokens) if wanted else 0
 
-    def _fit(self) -> int:
-        """Let go of what does not fit by the exact count, and return that.
+    def _fit(self) -> tuple[tuple[Message, ...], int]:
+        """Let go of what does not fit by the exact count; the messages that are left, and that.
 
         Templates differ in what they add per message, and costs of texts are estimates.
         """
         most = self._engine.context_tokens - self._reserve
         while True:
-            tokens = self._engine.count_tokens(self._messages())
+            messages = self._messages()
+            tokens = self._engine.count_tokens(messages)
             if tokens <= most:
-                return tokens
+                return messages, tokens
             if self._chosen:
                 self._chosen.pop(0)
                 self._greeted = False
@@ -373,7 +360,7 @@ class _Builder:
                 self._lore = NO_LORE
                 self._stable = self._stable_parts()
             else:
-                return tokens
+                return messages, tokens
 
     def _fixed(self) -> int:
         """Tokens of what stands in every prompt, and of what was woken and looked up."""
@@ -432,6 +419,39 @@ class _Builder:
         return tuple(
             Part(name, text, max(0, count([Message("user", text)]) - frame)) for name, text in found
         )
+
+
+def _past(scene: Scene) -> list[_Past]:
+    # A reply that failed or was stopped before its first word teaches the model silence.
+    first = 0 if scene.count is None else scene.count - len(scene.turns)
+    turns = [
+        _Past(index, first + at, _as_messages(turn.message, turn.reply))
+        for at, (index, turn) in enumerate(scene.turns)
+        if turn.reply
+    ]
+    after = first + len(scene.turns)
+    said = [
+        _Past(None, after + at, _as_messages(*one)) for at, one in enumerate(scene.said) if one[1]
+    ]
+    return turns + said
+
+
+def _heard(scene: Scene) -> Heard:
+    past = [message for one in _past(scene) for message in one.messages]
+    count = len(scene.turns) if scene.count is None else scene.count
+    return Heard(
+        [*past, Message("user", scene.message)],
+        names_of(scene.persona, scene.user),
+        greeting=scene.greeting,
+        assistant_count=count + len(scene.said) + (scene.greeting is not None),
+        woken=scene.woken,
+        seed=scene.seed,
+    )
+
+
+def _heard_chat(persona: Persona, said: Sequence[Message]) -> Heard:
+    heard = [message for message in said if message.role != "system"]
+    return Heard(heard, names_of(persona, ""), seed=_SEED)
 
 
 def _notes(

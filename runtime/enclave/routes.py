@@ -12,7 +12,7 @@ import orjson
 import redis.exceptions
 
 from memory.keys import KEY_BYTES, ThreadKeys
-from personas.digest import persona_digest
+from personas.listing import Listing
 from runtime.enclave.agent import Agent
 from runtime.enclave.api import (
     CANCEL_PATH,
@@ -35,9 +35,15 @@ from runtime.enclave.api import (
 from runtime.enclave.binding import Binding
 from runtime.enclave.completions import CompletionCall, Completions
 from runtime.enclave.epochs import EpochStore
-from runtime.enclave.openai_api import model_object, parse_chat_request
+from runtime.enclave.openai_api import (
+    model_list,
+    model_object,
+    parse_chat_request,
+    parse_models_query,
+)
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.persona_source import Found, PersonaSource
+from runtime.enclave.query import query_of
 from runtime.enclave.turns import RunningTurn, TurnCall
 from transport.bhttp import Fields, Request
 from transport.shaping import Shaping
@@ -202,7 +208,7 @@ class Routes:
         asked = header(call.request, PERSONA_DIGEST_HEADER)
         digest = None if asked is None else asked.decode("ascii", "replace")
         found = await self._persona(request.model, digest)
-        completion = self._completions.create(
+        completion = await self._completions.create(
             CompletionCall(
                 request=request,
                 body=call.request.content,
@@ -228,17 +234,19 @@ class Routes:
         return Reply(200, (*_EVENTS, *named), events=completion.events(), close=completion.abandon)
 
     async def _models(self, call: Call, _: str) -> Reply:
-        models = [
-            self._as_model(Found(one, persona_digest(one)), call) for one in self._personas.library
-        ]
-        return json_reply({"object": "list", "data": models})
+        page = parse_models_query(query_of(call.request))
+        found, more = self._personas.usable(page.after, page.limit)
+        models = [self._as_model(one, call) for one in found]
+        return json_reply(model_list(models, more=more))
 
     async def _model(self, call: Call, handle: str) -> Reply:
-        return json_reply(self._as_model(await self._persona(handle), call))
+        found = await self._persona(handle)
+        return json_reply(self._as_model(found.listing, call))
 
-    def _as_model(self, found: Found, call: Call) -> dict[str, Any]:
-        created = call.binding.identity.claims.not_before
-        return model_object(found.persona, found.digest.hex(), created, self._notice)
+    def _as_model(self, listing: Listing, call: Call) -> dict[str, Any]:
+        # A bundled persona is as old as the enclave that brought it.
+        created = listing.created or call.binding.identity.claims.not_before
+        return model_object(listing, created, self._notice)
 
     async def _receipt(self, _: Call, receipt_id: str) -> Reply:
         try:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 from personas.errors import PersonaError
 from personas.listing import Listing
@@ -19,12 +18,11 @@ from runtime.enclave.embedding.base import Embedder, Vectors
 from runtime.enclave.engines.base import EngineError
 from runtime.enclave.persona_routes import PERSONAS_PATH
 from runtime.enclave.persona_source import PersonaSource
+from runtime.enclave.query import query_of, read_number, read_query, refused_query
 from runtime.enclave.routes import Call, Reply, Table, json_reply
 
 log = logging.getLogger(__name__)
 
-_MAX_QUERY_BYTES = 8_192
-_MAX_FIELDS = 32
 _MAX_WAITING = 32
 _FOLLOW_S = 2.0
 _MANY = {"tag": "tags", "any_tag": "any_tags"}
@@ -116,7 +114,7 @@ class PersonaSearch:
         return embed
 
     async def _answer(self, call: Call, _: str) -> Reply:
-        query = parse_query(call.request.path.partition(b"?")[2])
+        query = parse_query(query_of(call.request))
         try:
             found = await self.search(query)
         except PersonaError as error:
@@ -138,41 +136,15 @@ def parse_query(query: bytes) -> SearchQuery:
     Raises:
         ApiError: It is too long, malformed, or asks in a way that there is not.
     """
-    if len(query) > _MAX_QUERY_BYTES:
-        raise _refused(f"the query has more than {_MAX_QUERY_BYTES} bytes; shorten it")
-    try:
-        pairs = parse_qsl(
-            query.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=bool(query),
-            errors="strict",
-            max_num_fields=_MAX_FIELDS,
-        )
-    except ValueError:
-        raise _refused("the query is not NAME=VALUE&..., percent-encoded UTF-8") from None
     asked: dict[str, Any] = {}
-    for name, value in pairs:
+    for name, values in read_query(query, (*_ONE, *_NUMBERS), tuple(_MANY)).items():
         if name in _MANY:
-            asked[_MANY[name]] = (*asked.get(_MANY[name], ()), value)
-            continue
-        field = _ONE.get(name, name if name in _NUMBERS else None)
-        if field is None:
-            known = ", ".join((*_ONE, *_MANY, *_NUMBERS))
-            raise _refused(f"the query asks for what there is not; there are {known}")
-        if field in asked:
-            raise _refused("only `tag` and `any_tag` may be given twice", name)
-        asked[field] = _number(name, value) if name in _NUMBERS else value
+            asked[_MANY[name]] = values
+        elif name in _NUMBERS:
+            asked[name] = read_number(name, values[0])
+        else:
+            asked[_ONE[name]] = values[0]
     try:
         return SearchQuery(**asked)
     except PersonaError as error:
-        raise _refused(str(error)) from None
-
-
-def _number(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 6:
-        raise _refused("must be a number", name)
-    return int(value)
-
-
-def _refused(message: str, param: str | None = None) -> ApiError:
-    return ApiError(400, "invalid_request", message, param)
+        raise refused_query(str(error)) from None

@@ -27,7 +27,6 @@ from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import Gateway
 from runtime.enclave.identity import IdentityKeeper
 from runtime.enclave.mailboxes import Mailboxes
-from runtime.enclave.memories import Memories
 from runtime.enclave.memory_routes import memory_routes
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.persona_log import StepLog
@@ -83,9 +82,12 @@ def make_engine(config: EngineConfig) -> Engine:
 
             if not config.model or not config.base_url:
                 raise SetupError("the openai engine needs `model` and `base_url`")
-            return OpenAiEngine(
-                config.base_url, config.model, context_tokens=config.context_tokens or 4096
-            )
+            try:
+                return OpenAiEngine(
+                    config.base_url, config.model, context_tokens=config.context_tokens or 4096
+                )
+            except EngineError as error:  # an address outside of the enclave
+                raise SetupError(str(error), code=error.code) from None
         case "scripted":
             from runtime.enclave.engines.scripted import ScriptedEngine
 
@@ -361,7 +363,6 @@ async def serve(
             remembering=remembering,
             debug=config.debug,
         )
-        memories = Memories(agent, store, receipts, embedder)
         completions = Completions(engine, receipts, metrics, places=places)
         epochs = EpochStore(client)
         published = Registry(client)
@@ -384,7 +385,7 @@ async def serve(
             extra={
                 **shelves.table(),
                 **finder.table(),
-                **memory_routes(memories),
+                **memory_routes(agent, store, receipts, embedder),
                 **Mailboxes(client).table(),
             },
         )

@@ -42,7 +42,8 @@ CHARA = files.text("chara", files.dumps(files.v2()))
     [
         (files.png(), "the image", "holds no card"),
         (files.png(CHARA)[:-4], "chunk at byte", "cut short"),
-        (files.SIGNATURE, "byte 8", "cut short"),
+        (files.SIGNATURE, "byte 8", "without an IEND"),
+        (files.png(CHARA)[:-12], "byte ", "without an IEND chunk: the image was cut short"),
         (
             files.SIGNATURE + struct.pack(">I4s", 0xFFFFFFFF, b"IHDR") + bytes(64),
             "byte 8",
@@ -75,6 +76,16 @@ CHARA = files.text("chara", files.dumps(files.v2()))
 def test_png_files_that_are_not_whole(data: bytes, place: str, rule: str) -> None:
     """Each way in which an image can lie is named where it stands."""
     _refused(data, "x.png", place, rule)
+
+
+def test_a_png_that_was_cut_is_no_card() -> None:
+    """Wherever its download stopped: also behind the whole card, and between two chunks."""
+    whole = files.png(CHARA)
+    for size in range(len(files.SIGNATURE), len(whole)):
+        with pytest.raises(CardError) as caught:
+            read_any(whole[:size], "zoe.png")
+        assert str(caught.value).startswith("zoe.png: ")
+        assert str(caught.value).endswith("Download the card again.")
 
 
 def _json(text: str) -> bytes:

@@ -1,6 +1,7 @@
 """Lorebooks wake as Character Card V3 says."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +9,18 @@ from typing import Any
 import pytest
 
 from personas.decorators import parse_decorators
-from personas.lore_entries import MAX_PATTERNS, composed
-from personas.lorebook import MAX_PASSES, Said, Woken, entry_id, prepare, wake
+from personas.errors import PersonaError
+from personas.lore_entries import MAX_INSTRUCTIONS, MAX_PATTERNS, composed
+from personas.lorebook import (
+    MAX_PASSES,
+    Said,
+    Woken,
+    entry_id,
+    match,
+    prepare,
+    refuse_heavy,
+    wake,
+)
 from personas.model import Lorebook, LorebookEntry
 
 
@@ -304,6 +315,34 @@ def test_a_book_has_a_bounded_number_of_patterns() -> None:
     assert [flaw.place for flaw in ready.flaws] == [f"lorebook.entries[{MAX_PATTERNS}].keys[0]"]
     woken = wake(ready, [Said("user", "the pier")], count_tokens=len, room=10_000)
     assert len(woken.entries) == MAX_PATTERNS
+
+
+def test_patterns_of_a_book_take_a_bounded_number_of_instructions() -> None:
+    """A book that goes beyond is told with place, rule and remedy, and cannot be published."""
+    costly = [
+        _entry(f"{at}", (f"[ab]*a[ab]{{900}}x{at}",), use_regex=True)
+        for at in range(MAX_INSTRUCTIONS // 900 + 1)
+    ]
+    book = Lorebook(entries=(*costly, _entry("last", ("/pier/",), use_regex=True)))
+    (flaw,) = prepare(book).flaws
+    assert flaw.limit
+    assert flaw.place == f"lorebook.entries[{len(costly) - 1}].keys[0]"
+    with pytest.raises(PersonaError, match=re.escape(flaw.place) + ".*instructions.*plain keys"):
+        refuse_heavy(book)
+    assert [one.content for one in _wake(*book.entries, said="the pier").entries] == ["last"]
+    lookaround = Lorebook(entries=(_entry(keys=("/(?=pier)/",), use_regex=True),))
+    assert not prepare(lookaround).flaws[0].limit
+    refuse_heavy(lookaround)
+
+
+def test_a_search_says_whether_it_looked_for_all() -> None:
+    """With less work allowed it ends before, and says so; with enough it finds the same."""
+    book = Lorebook(entries=tuple(_entry(f"{at}", (f"pier {at}",)) for at in range(50)))
+    said = [Said("user", "pier 7 and pier 49")]
+    assert not match(book, said, work=10_000).complete
+    found = match(book, said)
+    assert found.complete
+    assert [one.text for one in found.entries] == ["4", "7", "49"]
 
 
 def test_letters_with_very_many_marks_are_compared_as_they_are() -> None:

@@ -152,7 +152,7 @@ def test_a_persona_cannot_be_changed_after_loading() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place", "advice"),
     [
-        ('tagline = "', 'tag_line = "', "`tag_line`", "did you mean `tagline`"),
+        ('tagline = "', 'tag_line = "', "`tag_line`", "write `tagline`, if you meant"),
         ("temperature = 0.8", "temprature = 0.8", "`sampling.temprature`", "`temperature`"),
         ("temperature = 0.8", "seed = 7\ntemperature = 0.8", "`sampling.seed`", "remove it"),
         ("format = 1", "", "`format`", "missing: add it"),
@@ -224,6 +224,11 @@ def test_several_mistakes_are_named_at_once() -> None:
     assert "`handle` is missing" in str(caught.value)
     assert "`format` is missing" in str(caught.value)
     assert str(caught.value).endswith("more.")
+    with pytest.raises(PersonaError) as caught:
+        _parse(_change('handle = "ruth"', 'handel = "ruth"'))
+    missing = "`handle` is missing: add it"
+    meant = "`handel` is not a key of this format: write `handle`, if you meant that"
+    assert str(caught.value) == f"ruth.toml: {missing}; {meant}."
 
 
 def test_a_message_does_not_repeat_what_was_written() -> None:

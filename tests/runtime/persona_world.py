@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from personas.authorship import SignedStep, StepKind, next_step, public_key, sig
 from personas.digest import canonical, persona_digest
 from personas.listing import Listing
 from personas.model import Persona
-from personas.sealing import seal_definition
+from personas.sealing import file_address, seal_definition, seal_file
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
-from runtime.client.registry import Published, publish, read_chain
+from runtime.client.publishing import Published, send
+from runtime.client.registry import read_chain
 from runtime.client.relays import RelayCarrier
+from runtime.client.restoring import Restored, restore
+from runtime.client.submission import Submission, Submissions
 from runtime.enclave.api import PersonaReference
 from runtime.errors import SottoError
 from tests.personas.chains import key_of
@@ -40,12 +43,28 @@ class Person:
     Attributes:
         device: Theirs.
         home: Its folder.
+        sent: Copies of what they published.
         key: With which they sign, if they are a creator.
     """
 
     device: Device
     home: DeviceHome
+    sent: Submissions
     key: Ed25519PrivateKey = field(default_factory=lambda: key_of(1))
+
+    async def send(
+        self,
+        signed: SignedStep,
+        definition: bytes = b"",
+        files: Mapping[bytes, bytes | Sequence[bytes]] | None = None,
+    ) -> Published:
+        """Send a signed step, as every command does that takes one."""
+        submission = Submission.of(signed, definition, files)
+        return await send(self.device, self.sent, submission, self.key)
+
+    async def restore(self, handle: str) -> Restored:
+        """As `sotto personas restore` does."""
+        return await restore(self.device, self.home, self.sent, self.key, handle)
 
     async def publish(
         self, persona: Persona, *, private: bool = False, files: dict[bytes, bytes] | None = None
@@ -57,16 +76,24 @@ class Person:
             definition = seal_definition(
                 SEAL_KEY, persona.handle, persona_digest(persona), definition, nonce=bytes(12)
             )
-        return await publish(self.device, signed, definition, files)
+        sent: dict[bytes, bytes | Sequence[bytes]] = {**(files or {})}
+        if private:
+            sent = {
+                file_address(SEAL_KEY, persona.handle, digest): seal_file(
+                    SEAL_KEY, persona.handle, digest, data
+                )
+                for digest, data in (files or {}).items()
+            }
+        return await self.send(signed, definition, sent)
 
     async def hand_over(self, handle: str, to: Ed25519PrivateKey) -> Published:
         """Hand over, signed by both."""
         offer = await self.signed(StepKind.HAND_OVER, handle, new_key=public_key(to))
-        return await publish(self.device, offer.accepted(to))
+        return await self.send(offer.accepted(to))
 
     async def withdraw(self, handle: str) -> Published:
         """Withdraw."""
-        return await publish(self.device, await self.signed(StepKind.WITHDRAW, handle))
+        return await self.send(await self.signed(StepKind.WITHDRAW, handle))
 
     async def signed(
         self,
@@ -93,7 +120,7 @@ class Person:
         async for event in self.device.turn(persona, message):
             final = event
         assert final["type"] == "response.completed", final
-        return await self.device.wait_settled(final["receipt_id"], 10)
+        return await self.device.wait_settled(final["receipt_id"], 60)
 
 
 @dataclass
@@ -110,11 +137,12 @@ class Stage:
     async def person(self, key: Ed25519PrivateKey | None = None) -> Person:
         """Somebody new, with an empty folder."""
         self.people += 1
-        home = DeviceHome(self.folder / f"person-{self.people}")
+        folder = self.folder / f"person-{self.people}"
+        home = DeviceHome(folder)
         self.stack.callback(home.close)
         device = Device(home, self.world.policy(), RelayCarrier([self.relay_url]))
         await self.stack.enter_async_context(device)
-        return Person(device, home, key or CREATOR)
+        return Person(device, home, Submissions(folder), key or CREATOR)
 
 
 @contextlib.asynccontextmanager

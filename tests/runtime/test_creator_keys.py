@@ -83,6 +83,18 @@ def test_keys_move_in_a_file(keys: CreatorKeys, tmp_path: Path) -> None:
         keys.export(part, "nobody")
 
 
+def test_an_export_takes_no_files_place(keys: CreatorKeys, tmp_path: Path) -> None:
+    """It may be the only copy of another key; nothing is left beside it either."""
+    keys.signing(make=True)
+    other = tmp_path / "out" / "keys.json"
+    other.parent.mkdir()
+    other.write_text("another key")
+    with pytest.raises(SottoError, match=r"cannot be written \(File exists\); choose another"):
+        keys.export(other)
+    assert other.read_text() == "another key"
+    assert list(other.parent.iterdir()) == [other]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -120,7 +132,9 @@ def test_the_command_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixtu
     }
     with pytest.raises(SystemExit):
         main(["personas", "keys", "--home", str(home), "--export", str(file)])
-    assert key.private_bytes_raw().hex() not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert key.private_bytes_raw().hex() not in said
+    assert f"Wrote 1 key into {file}." in said
     assert key.private_bytes_raw().hex() in file.read_text()
     with pytest.raises(SystemExit) as ended:
         main(["personas", "keys", "--home", str(home), "--handle", "x"])
@@ -131,11 +145,11 @@ def test_a_pin_only_goes_forward(tmp_path: Path) -> None:
     """What a device saw of a handle is kept; an older step does not take its place."""
     home = DeviceHome(tmp_path)
     newer = HandlePin("night-owl", bytes(32), 3, b"3" * 32)
-    home.keep_pin(newer)
-    home.keep_pin(HandlePin("night-owl", b"k" * 32, 2, b"2" * 32))
+    home.pins.keep(newer)
+    home.pins.keep(HandlePin("night-owl", b"k" * 32, 2, b"2" * 32))
     home.close()
     home = DeviceHome(tmp_path)
-    assert home.pins() == [newer]
-    assert home.pin("night-owl") == newer
-    assert home.pin("day-owl") is None
+    assert home.pins.all() == [newer]
+    assert home.pins.of("night-owl") == newer
+    assert home.pins.of("day-owl") is None
     home.close()

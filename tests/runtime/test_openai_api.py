@@ -10,11 +10,15 @@ import pytest
 from runtime.enclave.api import ApiError
 from runtime.enclave.engines.base import FinishReason, Message
 from runtime.enclave.openai_api import (
+    DEFAULT_MODELS,
     MAX_MESSAGES,
     ChatRequest,
     CompletionShape,
+    ModelsQuery,
     completion_id,
+    model_list,
     parse_chat_request,
+    parse_models_query,
     usage,
 )
 
@@ -274,3 +278,21 @@ def test_the_objects_have_the_members_of_openais() -> None:
         "choices": [],
         "usage": tokens,
     }
+
+
+def test_a_page_of_models_is_asked_for() -> None:
+    """A handle to go on from and a number; who asks is dropped, as in a completion."""
+    assert parse_models_query(b"") == ModelsQuery(None, DEFAULT_MODELS)
+    assert parse_models_query(b"after=wren&limit=500&user=me") == ModelsQuery("wren", 500)
+    for query in (b"limit=0", b"limit=501", b"limit=x", b"order=asc", b"limit=1&limit=2"):
+        with pytest.raises(ApiError) as refused:
+            parse_models_query(query)
+        assert refused.value.status == 400
+
+
+def test_a_list_of_models_says_where_it_ends() -> None:
+    """In the shape of OpenAI's lists that have pages."""
+    page = model_list([{"id": "a"}, {"id": "b"}], more=True)
+    assert (page["object"], page["first_id"], page["last_id"]) == ("list", "a", "b")
+    assert page["has_more"]
+    assert model_list([], more=False)["last_id"] is None

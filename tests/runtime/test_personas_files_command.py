@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from personas.files import load_package, load_persona
-from runtime.cli import main
+from runtime.cli import build_parser, main
+from runtime.commands.common import counted
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -126,8 +128,40 @@ def test_a_folder_of_cards_is_imported(run: Command, tmp_path: Path) -> None:
     before = _tree(tmp_path / "made")
     code, out, _ = run("import", "characters", "--out", "made", "--json")
     assert code == 2
-    assert [bool(one["problem"]) for one in json.loads(out)["files"]] == [True, False, False]
+    told = json.loads(out)["files"]
+    assert [bool(one["problem"]) for one in told] == [True, False, False]
+    assert [one["unchanged"] for one in told] == [False, True, True]
     assert _tree(tmp_path / "made") == before
+
+
+def test_a_folder_that_is_imported_again_says_what_is_new(run: Command, tmp_path: Path) -> None:
+    """One line for each persona that is there already, a report for the new one alone."""
+    (tmp_path / "in").mkdir()
+    for name in ("Ada", "Zoe"):
+        (tmp_path / "in" / f"{name}.json").write_bytes(_card(name=name))
+    run("import", "in", "--out", "made")
+    (tmp_path / "in" / "Max.json").write_bytes(_card(name="Max"))
+    code, out, _ = run("import", "in", "--out", "made")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "in/Ada.json: is there already, unchanged, in made/ada/ada.toml"
+    assert lines[1] == "in/Max.json (json-v2) -> made/max/max.toml"
+    assert lines[2].startswith("  default ")
+    assert lines[-2] == "in/Zoe.json: is there already, unchanged, in made/zoe/zoe.toml"
+    assert lines[-1] == "1 of 3 was imported; 2 were there already."
+
+
+def test_a_card_that_was_cut_is_said_and_leaves_nothing(run: Command, tmp_path: Path) -> None:
+    """The whole card that comes later gets the folder and has its whole picture."""
+    (tmp_path / "zoe.png").write_bytes(_png(_card())[:-12])
+    code, out, _ = run("import", "zoe.png", "--out", "made")
+    assert code == 2
+    assert out.startswith("zoe.png: byte ")
+    assert out.endswith("was cut short. Download the card again.\n")
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "zoe.png").write_bytes(_png(_card()))
+    assert run("import", "zoe.png", "--out", "made")[0] == 0
+    assert (tmp_path / "made" / "zoe" / "avatar.png").read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
 def test_a_failed_import_changes_nothing(run: Command, tmp_path: Path) -> None:
@@ -158,9 +192,13 @@ def test_a_world_is_added_to_a_persona(run: Command, tmp_path: Path) -> None:
     world = {"entries": {"0": {"uid": 0, "key": ["pier"], "content": "Built in 1911."}}}
     (tmp_path / "world.json").write_text(json.dumps(world))
     (tmp_path / "card.json").write_bytes(_card())
-    for _ in range(2):
-        code, _, _ = run("import", "world.json", "--into", "ruth.toml")
-        assert code == 0
+    assert run("import", "world.json", "--into", "ruth.toml")[0] == 0
+    with (tmp_path / "ruth.toml").open("a") as file:
+        file.write("# mine\n")
+    code, out, _ = run("import", "world.json", "--into", "ruth.toml")
+    assert code == 0
+    assert out == "world.json: is there already, unchanged, in ruth.toml\n"
+    assert (tmp_path / "ruth.toml").read_text().endswith("# mine\n")
     lorebook = load_persona(tmp_path / "ruth.toml").lorebook
     assert lorebook is not None
     assert [entry.content for entry in lorebook.entries] == ["Built in 1911."]
@@ -207,6 +245,14 @@ def test_a_persona_is_shown(run: Command, tmp_path: Path) -> None:
     assert "\x1b" not in out
     code, out, _ = run("show", "x.json", "--json")
     assert json.loads(out)["persona"]["handle"] == "z-2joe"
+    run("new", "ruth")
+    with (tmp_path / "ruth.toml").open("a") as file:
+        turn = '{ user = "Cold?", persona = "It is the depth." }'
+        file.write(f"[[example_dialogues]]\nturns = [{turn}]\n")
+    lines = [line.split(maxsplit=1) for line in run("show", "ruth.toml")[1].splitlines()]
+    shown = {line[0]: line[1] for line in lines}
+    assert shown["examples"] == "1 dialogue, 21 characters"
+    assert "facts" not in shown
     code, _, err = run("show", "marrit")
     assert code == 2
     assert "Did you mean `marit`" in err
@@ -215,3 +261,32 @@ def test_a_persona_is_shown(run: Command, tmp_path: Path) -> None:
     code, _, err = run("show", bad.name)
     assert code == 2
     assert "\x1b" not in err
+
+
+def test_what_is_counted_reads_as_people_say_it() -> None:
+    """One of a thing, several, none; thousands with a comma."""
+    told = [counted(number, "entry", "entries") for number in (0, 1, 2, 12_000)]
+    assert told == ["no entries", "1 entry", "2 entries", "12,000 entries"]
+    assert counted(2, "file") == "2 files"
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in dict.fromkeys(action.choices.values()):
+                yield from _parsers(one)
+
+
+def test_every_command_says_what_it_and_its_options_do() -> None:
+    """Sentences for a command, a few words for each option and each thing to name."""
+    parsers = [one for one in _parsers(build_parser(["personas"])) if "personas" in one.prog]
+    assert len(parsers) > 15
+    for parser in parsers:
+        said = parser.description or ""
+        assert said[:1].isupper(), parser.prog
+        assert said.endswith("."), parser.prog
+        for action in parser._actions:
+            if not isinstance(action, argparse._SubParsersAction):
+                assert action.help, (parser.prog, action.dest)
+                assert not action.help[0].isupper() and action.help[-1] != ".", action.help

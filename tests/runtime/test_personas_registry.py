@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -22,16 +26,21 @@ from personas.authorship import (
     verify_chain,
 )
 from personas.digest import canonical, persona_digest
+from personas.library import load_library
 from personas.listing import Listing
 from personas.model import File, Knowledge
 from personas.registry import Registry
-from personas.sealing import seal_definition
+from personas.sealing import PART_BYTES, file_address, seal_definition, seal_file
 from proofs.log.reader import LogReader, open_source
-from runtime.client.registry import fetch_file, grant, publish, read_chain, resolve
+from runtime.client.completions import Completions
+from runtime.client.publishing import grant, publish
+from runtime.client.registry import fetch_file, read_chain, resolve, stored_steps
 from runtime.client.rows import HandlePin
+from runtime.client.sealed import Call
+from runtime.client.submission import Submission
 from runtime.commands.personas_audit import find_problems
 from runtime.enclave.api import PersonaReference
-from runtime.enclave.persona_routes import PAGE_STEPS
+from runtime.enclave.persona_reading import PAGE_STEPS
 from runtime.errors import SottoError
 from tests.conftest import ValkeyProcess
 from tests.personas.chains import Author, key_of, persona_of
@@ -76,6 +85,34 @@ async def test_what_one_device_publishes_another_resolves_and_talks_to(one: Stag
         await resolve(reader.device, reader.home, f"{HANDLE}@{fingerprint(public_key(OTHER))}")
 
 
+async def test_a_published_persona_is_a_model(one: Stage) -> None:
+    """A program's list of models has its handle behind the bundled ones, with its digest; and it
+    can be asked for in pages."""
+    creator, reader = await one.person(), await one.person()
+    await creator.publish(FIRST)
+    completions = Completions(reader.device)
+
+    async def ask(path: str, query: str = "") -> Any:
+        answer = await completions.handle("GET", path, b"", query)
+        assert not isinstance(answer.content, bytes)
+        return orjson.loads(b"".join([piece async for piece in answer.content]))
+
+    async def models(query: str = "") -> Any:
+        return await ask("/v1/models", query)
+
+    bundled = list(load_library().handles)
+    listed = await models()
+    assert [model["id"] for model in listed["data"]] == [*bundled, HANDLE]
+    model = listed["data"][-1]
+    assert model["persona_digest"] == persona_digest(FIRST).hex()
+    assert model["created"] > listed["data"][0]["created"] - 86_400
+    assert await ask(f"/v1/models/{HANDLE}") == model
+    page = await models(f"limit=1&after={bundled[-1]}")
+    assert ([one["id"] for one in page["data"]], page["has_more"]) == ([HANDLE], False)
+    assert (await models("limit=1"))["has_more"]
+    assert (await models("what=1"))["error"]["code"] == "invalid_request"
+
+
 async def test_bundled_personas_are_found_first(one: Stage) -> None:
     """A bundled persona needs no registry, and has no creator's key to check."""
     reader = await one.person()
@@ -111,7 +148,7 @@ async def test_a_hand_over(one: Stage) -> None:
     await new.publish(SECOND)
     found = await resolve(reader.device, reader.home, HANDLE)
     assert (found.persona, found.listing.key) == (SECOND, public_key(OTHER))
-    pin = reader.home.pin(HANDLE)
+    pin = reader.home.pins.of(HANDLE)
     assert pin is not None
     assert (pin.number, pin.key) == (2, public_key(OTHER))
 
@@ -159,7 +196,7 @@ async def test_a_definition_of_many_pieces_and_its_files(one: Stage) -> None:
 async def _own_version(stage: Stage) -> None:
     person = await stage.person(OTHER)
     signed = await person.signed(StepKind.PUBLISH, HANDLE, SECOND)
-    await publish(person.device, signed, canonical(SECOND))
+    await person.send(signed, canonical(SECOND))
 
 
 async def _not_grown(stage: Stage) -> None:
@@ -169,7 +206,7 @@ async def _not_grown(stage: Stage) -> None:
 async def _other_definition(stage: Stage) -> None:
     person = await stage.person()
     signed = await person.signed(StepKind.PUBLISH, HANDLE, SECOND)
-    await publish(person.device, signed, canonical(persona_of(version="1.1.0", style="Loud.")))
+    await person.send(signed, canonical(persona_of(version="1.1.0", style="Loud.")))
 
 
 async def _other_listing(stage: Stage) -> None:
@@ -177,12 +214,18 @@ async def _other_listing(stage: Stage) -> None:
     step = (await person.signed(StepKind.PUBLISH, HANDLE, SECOND)).step
     assert step.listing is not None
     step = replace(step, listing=replace(step.listing, rating="mature"))
-    await publish(person.device, sign_step(step, CREATOR), canonical(SECOND))
+    await person.send(sign_step(step, CREATOR), canonical(SECOND))
+
+
+async def _heavy_lorebook(stage: Stage) -> None:
+    keys = ["/" + "x" * 2_000 + "/"]
+    entries = [{"keys": keys, "use_regex": True, "content": "x"}] * 10
+    await (await stage.person()).publish(persona_of(version="1.1.0", lorebook={"entries": entries}))
 
 
 async def _no_pieces(stage: Stage) -> None:
     person = await stage.person()
-    await publish(person.device, await person.signed(StepKind.PUBLISH, HANDLE, SECOND))
+    await person.send(await person.signed(StepKind.PUBLISH, HANDLE, SECOND))
 
 
 async def _reserved(stage: Stage) -> None:
@@ -202,14 +245,14 @@ async def _taken(stage: Stage) -> None:
     signed = author.publish(SECOND)
     step = replace(signed.step, time=signed.step.time)
     person = await stage.person(OTHER)
-    await publish(person.device, sign_step(step, OTHER), canonical(SECOND))
+    await person.send(sign_step(step, OTHER), canonical(SECOND))
 
 
 async def _yesterday(stage: Stage) -> None:
     author = Author(now=1_000_000_000)
     signed = author.publish(persona_of(handle="early-bird"))
     person = await stage.person()
-    await publish(person.device, signed, canonical(persona_of(handle="early-bird")))
+    await person.send(signed, canonical(persona_of(handle="early-bird")))
 
 
 @pytest.mark.parametrize(
@@ -219,6 +262,7 @@ async def _yesterday(stage: Stage) -> None:
         (_not_grown, "step_refused"),
         (_other_definition, "definition_refused"),
         (_other_listing, "definition_refused"),
+        (_heavy_lorebook, "definition_refused"),
         (_no_pieces, "pieces_missing"),
         (_reserved, "handle_reserved"),
         (_bundled, "handle_reserved"),
@@ -241,8 +285,8 @@ async def test_the_same_step_sent_again_is_the_same_step(one: Stage) -> None:
     """A creator whose answer was lost sends the step again, and nothing changes."""
     creator = await one.person()
     signed = await creator.signed(StepKind.PUBLISH, HANDLE, FIRST)
-    first = await publish(creator.device, signed, canonical(FIRST))
-    assert await publish(creator.device, signed, canonical(FIRST)) == first
+    first = await creator.send(signed, canonical(FIRST))
+    assert await creator.send(signed, canonical(FIRST)) == first
     assert await Registry(one.world.client).length(HANDLE) == 1
 
 
@@ -465,11 +509,59 @@ async def test_a_private_persona_answers_only_where_it_was_granted(
 async def _nowhere(client: Redis, folder: Path) -> None:
     """Nothing of the definition or its key is in any value, nor in any file of the server."""
     told = (TELLTALE.encode(), TELLTALE[:24].encode(), SEAL_KEY, SEAL_KEY.hex().encode())
-    values = [await client.dump(key) async for key in client.scan_iter("*")]
+    # What an enclave announces may have ended since it was listed.
+    values = [await client.dump(key) or b"" async for key in client.scan_iter("*")]
     files = [one.read_bytes() for one in folder.rglob("*") if one.is_file()]
     assert any(HANDLE.encode() in one for one in files)
     for data in (*values, *files):
         assert not any(one in data for one in told)
+
+
+async def test_a_private_persona_carries_its_files_sealed(one: Stage) -> None:
+    """Where it was granted its files are opened for who asks, whole; before that nobody gets them,
+    and neither their bytes nor their digests are in the store."""
+    avatar = b"\x89PNG " + TELLTALE.encode() * 3_000
+    sound = b"OggS" + TELLTALE.encode()
+    files = {hashlib.sha256(data).digest(): data for data in (avatar, sound)}
+    picture, noise = files
+    persona = persona_of(
+        avatar=File(path="owl.png", sha256=picture.hex(), size=len(avatar)).model_dump(),
+        files=[File(path="owl.ogg", sha256=noise.hex(), size=len(sound)).model_dump()],
+    )
+    creator, reader = await one.person(), await one.person()
+    await creator.publish(persona, private=True, files=files)
+    for asked in (picture, None):
+        with _refused("persona_not_granted"):
+            await fetch_file(reader.device, HANDLE, asked, 1 << 20)
+    reference = PersonaReference(handle=HANDLE, digest=persona_digest(persona).hex())
+    (granted,) = await grant(creator.device, reference, SEAL_KEY)
+    assert granted.until
+    assert len(avatar) > 2 * PART_BYTES
+    for digest, data in files.items():
+        assert await fetch_file(reader.device, HANDLE, digest, len(data)) == data
+    assert await fetch_file(reader.device, HANDLE, None, len(avatar)) == avatar
+    with _refused("file_unknown"):
+        await fetch_file(reader.device, HANDLE, bytes(32), 10)
+    with _refused("persona_file"):
+        await fetch_file(reader.device, HANDLE, picture, 1_000)
+    client = one.world.client
+    kept = b"".join([await client.dump(key) async for key in client.scan_iter("*persona:*")])
+    for secret in (TELLTALE[:24].encode(), picture, picture.hex().encode(), noise):
+        assert secret not in kept
+
+    # Who sends the signed step again cannot put other files beside it.
+    before = await client.hgetall(BLOBS)
+    address = file_address(SEAL_KEY, HANDLE, bytes(32))
+    (signed,) = (await read_chain(reader.device, reader.home, HANDLE)).steps
+    sealed = seal_definition(SEAL_KEY, HANDLE, persona_digest(persona), b"{}", nonce=bytes(12))
+    await reader.send(signed, sealed, {address: [b"junk"]})
+    assert await client.hgetall(BLOBS) == before
+
+    (first, *_) = await Registry(client).pieces(HANDLE, file_address(SEAL_KEY, HANDLE, picture))
+    second = seal_file(SEAL_KEY, HANDLE, picture, avatar)[1]
+    await client.set(f"sotto:persona:{{{HANDLE}}}:piece:{first.hex()}", second)
+    with _refused("personas_damaged"):
+        await fetch_file(reader.device, HANDLE, picture, len(avatar))
 
 
 async def test_a_grant_is_held_against_what_was_published(one: Stage) -> None:
@@ -498,7 +590,7 @@ async def test_a_listing_that_does_not_match_is_found_at_the_grant(one: Stage) -
     step = replace(step, listing=replace(step.listing, rating="mature"))
     digest = persona_digest(FIRST)
     sealed = seal_definition(SEAL_KEY, HANDLE, digest, canonical(FIRST), nonce=bytes(12))
-    await publish(creator.device, sign_step(step, CREATOR), sealed)
+    await creator.send(sign_step(step, CREATOR), sealed)
     reference = PersonaReference(handle=HANDLE, digest=digest.hex())
     (told,) = await grant(creator.device, reference, SEAL_KEY)
     assert "does not say what" in (told.problem or "")
@@ -514,6 +606,202 @@ async def test_a_debug_enclave_takes_no_private_definition(world: World) -> None
         assert "shows its prompts" in (told.problem or "")
 
 
+async def _lose(stage: Stage, steps: int) -> None:
+    """Go back to a backup that is older by so many steps, pieces and proofs included."""
+    client = stage.world.client
+    kept = [await client.lpop(STEPS) for _ in range(await client.llen(STEPS) - steps)]
+    async for key in client.scan_iter(f"sotto:persona:{{{HANDLE}}}:*"):
+        await client.delete(key)
+    if kept:
+        await client.rpush(STEPS, *kept)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+async def test_what_a_store_lost_is_sent_again(one: Stage, lost: int) -> None:
+    """The creators' devices have each step that they sent with what it published; after that
+    devices and the very enclave that saw it go on, with nothing forked in the log."""
+    creator, owner, reader = await one.person(), await one.person(OTHER), await one.person()
+    await creator.publish(FIRST)
+    offer = await creator.signed(StepKind.HAND_OVER, HANDLE, new_key=public_key(OTHER))
+    await owner.send(offer.accepted(OTHER))
+    await owner.publish(SECOND)
+    before = await read_chain(reader.device, reader.home, HANDLE)
+    await _lose(one, lost)
+    with _refused("persona_rollback"):
+        await read_chain(reader.device, reader.home, HANDLE)
+    if lost == 3:
+        with _refused("nothing_to_restore"):
+            await owner.restore(HANDLE)
+        assert (await creator.restore(HANDLE)).length == 1
+    done = await owner.restore(HANDLE)
+    assert [one.number for one in done.steps] == ([2] if lost == 1 else [1, 2])
+    assert (done.length, done.missing) == (3, 0)
+    after = await read_chain(reader.device, reader.home, HANDLE)
+    assert after.steps == before.steps
+    found = await resolve(reader.device, reader.home, HANDLE)
+    assert found.persona == SECOND
+    await reader.talk(found.reference)
+    again = await owner.restore(HANDLE)
+    assert (again.steps, again.length) == ((), 3)
+
+
+async def test_an_old_step_is_restored_and_not_published(one: Stage) -> None:
+    """A step of another day is taken where it was published before, and by its owner's word
+    alone."""
+    creator, stranger = await one.person(), await one.person(OTHER)
+    author = Author(now=1_000_000_000)
+    submission = Submission.of(author.publish(FIRST), canonical(FIRST))
+    with _refused("step_refused"):
+        await publish(creator.device, submission, CREATOR)
+    with _refused("not_owner"):
+        await publish(stranger.device, submission, OTHER, again=True)
+    creator.sent.keep(replace(submission, taken=True))
+    assert [one.number for one in (await creator.restore(HANDLE)).steps] == [0]
+    early = Author(now=4_000_000_000)
+    tomorrow = Submission.of(early.publish(persona_of(handle="early-bird")))
+    with _refused("step_refused"):
+        await publish(creator.device, tomorrow, CREATOR, again=True)
+
+
+async def test_a_former_owner_takes_no_handle_back(one: Stage) -> None:
+    """Where a store lost the step that handed it over and more, an enclave that saw them takes no
+    other step in their places."""
+    creator, owner = await one.person(), await one.person(OTHER)
+    await creator.publish(FIRST)
+    rival = await creator.signed(StepKind.WITHDRAW, HANDLE)
+    await creator.hand_over(HANDLE, OTHER)
+    await owner.publish(SECOND)
+    await _lose(one, 2)
+    with _refused("step_refused"):
+        await publish(creator.device, Submission.of(rival), CREATOR, again=True)
+    assert await Registry(one.world.client).length(HANDLE) == 1
+
+
+async def test_what_does_not_fit_is_not_restored(one: Stage) -> None:
+    """Another step in the place, a gap, nothing here: said, and nothing is sent."""
+    creator, other = await one.person(), await one.person()
+    with _refused("persona_unknown"):
+        await creator.restore(HANDLE)
+    await creator.publish(FIRST)
+    await creator.publish(SECOND)
+    await read_chain(other.device, other.home, HANDLE)
+    await _lose(one, 1)
+    with _refused("nothing_to_restore"):
+        await other.restore(HANDLE)
+
+    # Another step stands where the lost one was: signed by the same key, on another device.
+    newcomer = await one.person()
+    rival = newcomer.sent
+    author = Author(steps=(await stored_steps(newcomer.device, HANDLE)), now=int(time.time()))
+    rival.keep(replace(Submission.of(author.withdraw()), taken=True))
+    # The enclave saw the lost step, so it does not take another one in its place.
+    with _refused("step_refused"):
+        await newcomer.restore(HANDLE)
+    await Registry(one.world.client).append(author.steps[-1], {})
+    # Who sent the lost step knows that, and who only saw it.
+    for person in (creator, other):
+        with _refused("persona_forked"):
+            await person.restore(HANDLE)
+    assert await Registry(one.world.client).length(HANDLE) == 2
+
+
+async def test_a_step_that_was_never_taken_is_not_restored(one: Stage) -> None:
+    """A withdrawal that failed is not made by a restore later; another step in its place is no
+    fork. One whose answer was lost, and that the device saw, is sent again."""
+    creator, other = await one.person(), await one.person()
+    await creator.publish(FIRST)
+    await read_chain(creator.device, creator.home, HANDLE)
+    creator.sent.keep(Submission.of(await creator.signed(StepKind.WITHDRAW, HANDLE)))
+    await _lose(one, 1)
+    done = await creator.restore(HANDLE)
+    assert ([step.number for step in done.steps], done.length) == ([0], 1)
+    await other.publish(SECOND)
+    assert (await creator.restore(HANDLE)).length == 2
+
+    signed = await other.signed(StepKind.WITHDRAW, HANDLE)
+    other.sent.keep(Submission.of(signed))
+    await publish(other.device, Submission.of(signed), CREATOR)
+    await read_chain(other.device, other.home, HANDLE)
+    client = one.world.client
+    await client.rpop(STEPS)
+    assert [step.number for step in (await other.restore(HANDLE)).steps] == [2]
+
+
+async def test_copies_that_were_changed_are_not_sent(one: Stage) -> None:
+    """A step or a piece that is not what was sent is named, and nothing is sent."""
+    creator = await one.person()
+    await creator.publish(FIRST)
+    await _lose(one, 1)
+    folder = one.folder / "person-1" / "published"
+    assert (folder.stat().st_mode & 0o777, (folder / HANDLE / "0.json").stat().st_mode & 0o777) == (
+        0o700,
+        0o600,
+    )
+    piece = next((folder / "pieces").iterdir())
+    whole = piece.read_bytes()
+    piece.write_bytes(whole[:-1] + b"?")
+    with _refused("published_copy"):
+        await creator.restore(HANDLE)
+    piece.write_bytes(whole)
+    record = folder / HANDLE / "0.json"
+    text = record.read_bytes()
+    for damaged in (b"", b"[]", text[:-1], text.replace(b'"pieces"', b'"peaces"')):
+        record.write_bytes(damaged)
+        with _refused("published_copy"):
+            await creator.restore(HANDLE)
+    record.write_bytes(text.replace(b'"version":"1.0.0"', b'"version":"9.0.0"'))
+    with _refused("persona_chain"):
+        await creator.restore(HANDLE)
+    record.write_bytes(text)
+    assert (await creator.restore(HANDLE)).length == 1
+
+
+async def test_a_private_persona_is_restored_with_its_files(one: Stage) -> None:
+    """Sealed as it was, it opens with the same key."""
+    picture = b"\x89PNG" * 30_000
+    digest = hashlib.sha256(picture).digest()
+    avatar = File(path="owl.png", sha256=digest.hex(), size=len(picture)).model_dump()
+    persona = persona_of(avatar=avatar)
+    creator, reader = await one.person(), await one.person()
+    await creator.publish(persona, private=True, files={digest: picture})
+    await _lose(one, 1)
+    await creator.restore(HANDLE)
+    reference = PersonaReference(handle=HANDLE, digest=persona_digest(persona).hex())
+    (granted,) = await grant(creator.device, reference, SEAL_KEY)
+    assert granted.until
+    assert await fetch_file(reader.device, HANDLE, None, len(picture)) == picture
+
+
+class _TellsOfParts:
+    """Stands for a device whose enclave says that a file has so many parts."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.asked: list[bytes] = []
+
+    async def request(self, call: Call) -> Any:
+        """Answer whatever is asked."""
+        self.asked.append(call.path)
+        return self
+
+    async def read_json(self) -> dict[str, Any]:
+        """The file's manifest."""
+        return {"sha256": "00" * 32, "parts": self.parts}
+
+
+@pytest.mark.parametrize("parts", [-1, 3, 2_000_000])
+async def test_parts_of_a_file_are_counted_before_they_are_asked_for(parts: int) -> None:
+    """However many an enclave tells of: no more than the limit has room for."""
+    device: Any = _TellsOfParts(parts)
+    tracemalloc.start()
+    with _refused("persona_file"):
+        await fetch_file(device, HANDLE, bytes(32), PART_BYTES)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(device.asked) == 1
+    assert most < 1_000_000
+
+
 async def test_an_audit_finds_a_place_that_was_given_twice(one: Stage) -> None:
     """In a log's entries a second claim, a missing one, and a step that was not shown are told."""
     creator = await one.person()
@@ -523,7 +811,7 @@ async def test_an_audit_finds_a_place_that_was_given_twice(one: Stage) -> None:
     assert set(chain.places) == {1}
     with LogReader(open_source(str(one.world.folder / "log"))) as reader:
         entries = list(reader.entries(0, reader.checkpoint.size))
-    pins = creator.home.pins()
+    pins = creator.home.pins.all()
     assert find_problems(entries, pins) == []
     claim = claim_entry(HANDLE, 1)
     assert entries.index(chain.steps[1].step.log_entry) == entries.index(claim) + 1

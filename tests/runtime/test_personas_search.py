@@ -67,7 +67,10 @@ def test_a_query_reads_as_it_was_written() -> None:
         b"offset=99999999",
         b"rating=all",
         b"q=%ff",
+        b"q=%zz",
+        b"q=%4",
         b"q=\xff",
+        b"offset=1&offset=2",
         b"q=a&&limit=1",
         b"q=" + b"x" * 513,
         b"q=" + b"x" * 9_000,
@@ -225,7 +228,7 @@ def _until(system: System, home: Path, handle: str, *, there: bool) -> dict[str,
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_what_is_published_is_found_and_what_is_withdrawn_is_not(
     system: System, tmp_path: Path
 ) -> None:
@@ -243,12 +246,12 @@ def test_what_is_published_is_found_and_what_is_withdrawn_is_not(
         assert hit["private"] is bool(options)
         assert bool(hit["description"]) is not bool(options)
         assert "submarine" in hit["words"]
-    _run(system, creator, "withdraw", "sub-cook")
+    _run(system, creator, "withdraw", "sub-cook", "--yes")
     _until(system, reader, "sub-cook", there=False)
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_programs_search_through_the_proxy(system: System, tmp_path: Path) -> None:
     """Query and refusals pass through sealed; other methods get 405."""
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,7 @@ from memory.recall import Recalled
 from memory.records import Ref, Summary, Turn
 from memory.words import terms
 from personas.library import load_library
-from personas.model import Knowledge, MemoryPolicy, Persona
+from personas.model import Knowledge, Lorebook, MemoryPolicy, Persona
 from runtime.enclave.engines.base import Engine, Message
 from runtime.enclave.engines.embedded import TOY_FOLDER, EmbeddedEngine
 from runtime.enclave.engines.scripted import ScriptedEngine
@@ -31,6 +32,8 @@ from runtime.enclave.prompt import (
     build_chat_prompt,
     build_prompt,
     cost_of,
+    match_chat,
+    match_scene,
 )
 from tests.runtime.enclave_world import static_embedder
 
@@ -519,6 +522,48 @@ async def test_a_program_wakes_the_lorebook_too() -> None:
     assert prompt.messages[-1].content.index("the lighthouse") > 0
     ended = build_chat_prompt(RICH, said[:2], 50, engine)
     assert list(ended.messages[1:]) == said[:2]
+
+
+def _heavy(entries: int) -> Persona:
+    patterns = [
+        {"keys": [f"[ab ]*a[ab ]{{10}}x{at}"], "use_regex": True, "content": f"{at}"}
+        for at in range(entries)
+    ]
+    return RICH.model_copy(update={"lorebook": Lorebook.model_validate({"entries": patterns})})
+
+
+async def test_a_heavy_lorebook_holds_up_nobody_elses_turn() -> None:
+    """Turns with a book that takes long come after a later one with a book that does not."""
+    message = "".join(random.Random(1).choices("ab ", k=9_000))
+    scenes = [Scene(_heavy(40), message) for _ in range(3)]
+    ended: list[str] = []
+
+    async def one(name: str, scene: Scene) -> Scene:
+        found = await match_scene(scene)
+        ended.append(name)
+        return found
+
+    heavy = [asyncio.create_task(one("heavy", scene)) for scene in scenes]
+    light = asyncio.create_task(one("light", Scene(RICH, "the lighthouse")))
+    found = [task.result() for task in (await asyncio.wait([*heavy, light]))[0]]
+    assert ended == ["light", "heavy", "heavy", "heavy"]
+    assert all(scene.matched is not None for scene in found)
+
+
+async def test_what_is_looked_for_before_is_what_the_prompt_finds_itself() -> None:
+    """A scene whose lorebook was searched makes the same prompt, of a program's messages too."""
+    engine = ScriptedEngine()
+    scene = Scene(RICH, "a storm at the lighthouse", user="Ann", greeting=1)
+    found = await match_scene(scene)
+    assert found.matched is not None
+    assert len(build_prompt(found, engine).lore) == 3
+    assert build_prompt(found, engine) == build_prompt(scene, engine)
+    said = [Message("system", "storm"), Message("user", "the lighthouse")]
+    matched = await match_chat(RICH, said)
+    chat = build_chat_prompt(RICH, said, 50, engine, matched)
+    assert chat == build_chat_prompt(RICH, said, 50, engine)
+    assert "lighthouse is Birdie" in chat.messages[-1].content
+    assert (await match_scene(Scene(WREN, "hi"))).matched is None
 
 
 def test_documents_are_found_by_words_and_by_meaning() -> None:
