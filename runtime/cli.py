@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -37,13 +38,37 @@ _COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a command line as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SottoError in place of a page of usage."""
+        said = message.removeprefix("argument ")
+        raise SottoError(
+            f"{said}; `{self.prog} --help` says what it takes",
+            code="usage",
+            exit_code=Exit.USAGE,
+        )
+
+
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     """Commands and their options; imports no more than the command that `argv` names.
 
     A role that starts should not load what a chat or a load test needs.
+
+    Raises:
+        SottoError: `argv` names a command that is none.
     """
-    parser = argparse.ArgumentParser(
-        prog="sotto", description="AI personas that you can confide in."
+    parser = _Parser(
+        prog="sotto",
+        description="AI personas that you can confide in.",
+        epilog="`sotto COMMAND --help` says more. Exit codes: 0 done, 1 it failed or does not "
+        "hold, 2 usage or unreadable, 130 interrupted.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"sottovoce {importlib.metadata.version('sottovoce')}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = dict(_COMMANDS)
@@ -54,13 +79,21 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
         modules = {named: modules[named]}
     elif named in ROLES:
         modules = {}
+    elif named and not named.startswith("-"):
+        near = difflib.get_close_matches(named, [*modules, *ROLES], n=1)
+        meant = f"; did you mean `sotto {near[0]}`?" if near else "."
+        raise SottoError(
+            f"there is no command {named[:40]!r}{meant} `sotto --help` lists all",
+            code="usage",
+            exit_code=Exit.USAGE,
+        )
     for module in modules.values():
         importlib.import_module(module).add_parser(commands)
     _add_roles(commands)
     return parser
 
 
-def _add_roles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_roles(commands: argparse._SubParsersAction[_Parser]) -> None:
     for role in ROLES:
         parser = commands.add_parser(role, help=f"run the {role} alone")
         parser.add_argument("--config", type=Path, required=True, help="its TOML file")
@@ -83,10 +116,15 @@ def main(argv: list[str] | None = None) -> NoReturn:
     args = argparse.Namespace()
     try:
         # What a command imports takes a moment, in which Ctrl-C may come, too.
-        args = build_parser(argv).parse_args(argv)
-        code = args.run(args)
+        parser = build_parser(argv)
+        if argv:
+            args = parser.parse_args(argv)
+            code = args.run(args)
+        else:
+            parser.print_help(sys.stderr)
+            code = Exit.USAGE
     except SottoError as error:
-        code = _report(args, error)
+        code = _report(error, as_json=getattr(args, "json", "--json" in argv))
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
     except BrokenPipeError:
@@ -97,24 +135,23 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if "SOTTO_TRACEBACK" in os.environ:
             raise
         code = _report(
-            args,
             SottoError(
                 f"{type(error).__name__}: {error}. This is a defect of Sottovoce; "
                 "SOTTO_TRACEBACK=1 shows where it is, for a report",
                 code="internal",
             ),
+            as_json=getattr(args, "json", "--json" in argv),
         )
     sys.exit(int(code))
 
 
-def _report(args: argparse.Namespace, error: SottoError) -> int:
+def _report(error: SottoError, *, as_json: bool) -> int:
     """Tell people in one line, programs in JSON; the exit code."""
-    from runtime.commands.common import plain, print_json
+    from runtime.commands.common import note, plain, print_json
 
-    if getattr(args, "json", False):
+    if as_json:
         print_json({"error": {"code": error.code, "message": str(error)}})
     else:
         # It may repeat names that somebody else chose.
-        line = plain(str(error)).replace("\n", " ")
-        sys.stderr.write(f"sotto: {line}\n")
+        note("sotto: " + plain(str(error)).replace("\n", " "))
     return error.exit_code

@@ -215,6 +215,10 @@ def parse_config(kind: type[ConfigT], raw: dict[str, Any], source: str) -> Confi
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "extra_forbidden":
+            raise SetupError(
+                f"{source}: there is no key {key}; docs/configuration.md lists the keys"
+            ) from None
         raise SetupError(
             f"{source}: {key}: {first['msg']}; docs/configuration.md lists the keys"
         ) from None

@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from runtime.errors import SetupError
 
@@ -72,6 +73,9 @@ async def connect_redis(url: str) -> AsyncIterator[redis.asyncio.Redis]:
             socket_connect_timeout=_TIMEOUT_S,
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), _RETRIES),
             retry_on_error=[RedisConnectionError, RedisTimeoutError],
+            # With them, redis-py lends a connection over TCP without looking whether a reply is
+            # still unread there, which the next caller would take for its own.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
     except ValueError:
         raise SetupError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
 from runtime.client.carrier import (
@@ -64,6 +65,20 @@ _STREAM_ERRORS = frozenset(
         *("request_too_large", "bad_offset", "stream_reused", "too_many_streams"),
     }
 )
+
+
+def _why(error: Exception) -> str:
+    """Why no socket was opened, in words."""
+    match error:
+        case InvalidURI() | ValueError():
+            return "an edge's address begins with ws:// or wss://"
+        case TimeoutError():
+            return f"no answer within {_OPEN_TIMEOUT_S:.0f} s"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case OSError(strerror=str(text)):
+            return text
+    return type(error).__name__
 
 
 class _Straight(connect):
@@ -263,7 +278,7 @@ class Connection:
                 logger=logging.getLogger("websockets.client"),
             )
         except (OSError, WebSocketException, TimeoutError, ValueError) as error:
-            raise self._away(type(error).__name__) from error
+            raise self._away(_why(error)) from error
 
     def _away(self, why: str = "away") -> SottoError:
         return SottoError(

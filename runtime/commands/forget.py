@@ -21,6 +21,7 @@ from runtime.commands.common import (
     carrier,
     home_folder,
     load_policy,
+    note,
     print_json,
     say,
 )
@@ -47,13 +48,13 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if not args.yes and not _confirmed(args):
-        say("Nothing was forgotten.")
-        return Exit.FAILED
     policy, _ = load_policy(args)
     home = DeviceHome(home_folder(args))
     try:
         check_handle(args.persona, home)
+        if not args.yes and not _confirmed(args):
+            say("Nothing was forgotten.")
+            return Exit.FAILED
         device = Device(home, policy, carrier(args))
         return asyncio.run(_forget(args, home, device))
     finally:
@@ -67,7 +68,11 @@ def check_handle(handle: str, home: DeviceHome) -> None:
         load_library().get(handle)
     except PersonaError as error:
         if not home.knows(handle):
-            raise SottoError(str(error), code="persona_unknown", exit_code=Exit.USAGE) from None
+            raise SottoError(
+                f"{error} This device has no conversation with it either.",
+                code="persona_unknown",
+                exit_code=Exit.USAGE,
+            ) from None
 
 
 def _confirmed(args: argparse.Namespace) -> bool:
@@ -98,7 +103,7 @@ async def _forget(args: argparse.Namespace, home: DeviceHome, device: Device) ->
         print_json({**_json(row), "simulated": simulated, "fewer_than_seen": fewer})
         return Exit.OK
     if simulated:
-        sys.stderr.write(SIMULATED_LINE + "\n")
+        note(SIMULATED_LINE)
     records = _length(row)
     plural = "" if records == 1 else "s"
     say(f"Forgotten: {records} record{plural}. Receipt {row.receipt_id}, {row.status}.")

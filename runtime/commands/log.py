@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proofs.times import moment
 from runtime.commands.alone import (
     add_config,
     add_listening,
@@ -209,8 +210,6 @@ def _as_json(audit: Audit) -> dict[str, Any]:
 
 
 def _print(audit: Audit) -> None:
-    from runtime.commands.report import moment
-
     head = audit.checkpoint
     say(f"Log {head.origin} of {head.size} entries: {'HOLDS' if audit.holds else 'DOES NOT HOLD'}")
     say(f"  root       {head.root.hex()}")

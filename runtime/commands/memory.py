@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import MemoryStoreError
-from memory.exports import MAX_EXPORT_BYTES, from_json, from_markdown
+from memory.exports import MAX_EXPORT_BYTES, from_json
 from memory.kinds import Notes, Record, Ref, Turn
+from memory.markdown import from_markdown
 from proofs.erasure import decode_erasure
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
@@ -24,8 +26,10 @@ from runtime.commands.common import (
     add_home,
     add_way,
     carrier,
+    confirm,
     home_folder,
     load_policy,
+    note,
     plain,
     print_json,
     say,
@@ -37,6 +41,8 @@ from runtime.exporting import new_file
 _SETTLE_S = 5.0
 _PAGE = 200
 _SHOWN = 72
+_SHOWN_LEAST = 24
+_BEFORE_TEXT = 37  # reference, time and kind of a line
 KINDS = {"facts": "fact", "turns": "turn", "summary": "summary"}
 
 _Json = dict[str, Any]
@@ -70,14 +76,14 @@ def add_parser(commands: Any) -> None:
 
 def _add_reading(action: Callable[..., Any]) -> None:
     one = action("list", _list, "list what is remembered, oldest first")
-    one.add_argument("--kind", choices=sorted(KINDS), action="append", default=[])
+    _add_kind(one)
     one.add_argument("--pinned", action="store_true", help="only what is kept in every prompt")
     one.add_argument("--superseded", action="store_true", help="also what no longer holds")
     one.add_argument("--after", metavar="REF", help="what follows this memory")
     one.add_argument("--limit", type=int, help="at most so many (default: all)")
     one = action("search", _search, "find memories by words and by meaning, in all of the thread")
-    one.add_argument("query")
-    one.add_argument("--kind", choices=sorted(KINDS), action="append", default=[])
+    one.add_argument("query", help="words, or a question")
+    _add_kind(one)
     one.add_argument("--limit", type=int, default=10, help="at most so many (default: 10)")
     one = action("show", _show, "show memories whole")
     one.add_argument("refs", nargs="+", metavar="REF")
@@ -86,25 +92,35 @@ def _add_reading(action: Callable[..., Any]) -> None:
         "turn", nargs="?", help="reference, turn id or receipt id; the last turn without"
     )
     one = action("export", _export, "write all that is remembered to a file")
-    one.add_argument("file", type=Path)
+    one.add_argument("file", type=Path, help="where to; a file that is there is replaced")
     one.add_argument("--format", choices=("json", "markdown"), help="default: by the file's name")
+
+
+def _add_kind(parser: Any) -> None:
+    parser.add_argument(
+        "--kind",
+        choices=sorted(KINDS),
+        action="append",
+        default=[],
+        help="only these; can be given more than once",
+    )
 
 
 def _add_changing(action: Callable[..., Any]) -> None:
     for name, text in (("pin", "keep a memory in every prompt"), ("unpin", "undo a pin")):
         action(name, _pin, text).add_argument("ref", metavar="REF")
     one = action("write", _write, "add a fact in your own words")
-    one.add_argument("text")
+    one.add_argument("text", help="one sentence")
     one.add_argument("--about", help="its subject, such as user.dog.name")
     one.add_argument("--importance", type=int, help="0 to 100 (default: 80)")
     one.add_argument("--pinned", action="store_true", help="keep it in every prompt")
     one = action("edit", _edit, "put a fact of your own words in the place of another")
-    one.add_argument("ref", metavar="REF")
-    one.add_argument("text")
+    one.add_argument("ref", metavar="REF", help="the fact that no longer holds")
+    one.add_argument("text", help="what holds instead")
     one.add_argument("--about", help="its subject (default: as it was)")
     one.add_argument("--importance", type=int, help="0 to 100 (default: as it was)")
     one = action("forget", _forget, "have memories erased, with a signed receipt", changes=True)
-    one.add_argument("refs", nargs="*", metavar="REF")
+    one.add_argument("refs", nargs="*", metavar="REF", help="memories to erase")
     one.add_argument("--query", help="forget what a search for this finds, as far as you confirm")
     one.add_argument("--limit", type=int, default=10, help="with --query: at most so many")
     one.add_argument("--all", action="store_true", help="the whole conversation")
@@ -112,7 +128,7 @@ def _add_changing(action: Callable[..., Any]) -> None:
         "--keep-turns", action="store_true", help="of a fact: leave the turns it was learned from"
     )
     one = action("import", _import, "add what an export holds; all of it or nothing")
-    one.add_argument("file", type=Path)
+    one.add_argument("file", type=Path, help="an export: JSON, or Markdown (.md), facts alone")
     action("rotate", _rotate, "move the conversation to a new key", changes=True)
 
 
@@ -123,9 +139,8 @@ def run(args: argparse.Namespace) -> int:
     home = DeviceHome(home_folder(args))
     try:
         home.thread_keys(args.persona)
-        if args.action in ("write", "import"):
-            # Others only look into a thread that is empty; these would begin one.
-            check_handle(args.persona, home)
+        # A mistyped handle has an empty memory, too, and nothing would look wrong.
+        check_handle(args.persona, home)
         device = Device(home, policy, carrier(args))
         return asyncio.run(_act(args, device))
     except MemoryStoreError as error:  # of the handle, before anything was asked
@@ -154,7 +169,7 @@ async def _act(args: argparse.Namespace, device: Device) -> int:
     async with device:
         code: int = await args.act(args, device.memories, device)
         if device.simulated and not args.json:
-            sys.stderr.write(SIMULATED_LINE + "\n")
+            note(SIMULATED_LINE)
         return code
 
 
@@ -179,7 +194,12 @@ async def _list(args: argparse.Namespace, memories: Memories, device: Device) ->
         print_json({**told, "simulated": device.simulated})
         return Exit.OK
     if not found:
-        say(f"Nothing is remembered with {args.persona}.")
+        chosen = args.kind or args.pinned or args.after
+        say(
+            "Nothing that is remembered fits."
+            if chosen
+            else f"Nothing is remembered with {args.persona}."
+        )
     table(found)
     if page["next"] is not None:
         say(f"{page['total']} in all; --after {page['next']} shows more.")
@@ -272,7 +292,7 @@ def _changed(args: argparse.Namespace, device: Device, answer: _Json, line: str)
 
 async def _forget(args: argparse.Namespace, memories: Memories, device: Device) -> int:
     if args.all:
-        _confirm(args, f"Forget everything that was said to {args.persona}?")
+        confirm(args, f"Forget everything that was said to {args.persona}?")
         return await _told_erasure(args, device, await device.forget(args.persona))
     refs = list(args.refs)
     if args.query is not None:
@@ -286,13 +306,13 @@ async def _forget(args: argparse.Namespace, memories: Memories, device: Device) 
         table(plan["would"])
         if plan["mentions"]:
             say(f"Replies that stay may speak of it: {', '.join(plan['mentions'])}.")
-    _confirm(args, "Nothing brings it back. Forget it?")
+    confirm(args, "Nothing brings it back. Forget it?")
     row = await memories.forget(args.persona, refs, keep_turns=args.keep_turns)
     return await _told_erasure(args, device, row)
 
 
 async def _rotate(args: argparse.Namespace, memories: Memories, device: Device) -> int:
-    _confirm(args, f"Move the conversation with {args.persona} to a new key?")
+    confirm(args, f"Move the conversation with {args.persona} to a new key?")
     return await _told_erasure(args, device, await memories.rotate(args.persona))
 
 
@@ -310,24 +330,6 @@ async def _told_erasure(args: argparse.Namespace, device: Device, row: ErasureRo
     return Exit.OK
 
 
-def _confirm(args: argparse.Namespace, question: str) -> None:
-    """Ask whoever is here; raises SottoError where they do not want it, or nobody is."""
-    if args.yes:
-        return
-    if args.json or not sys.stdin.isatty():
-        raise SottoError(
-            "this cannot be undone, and nobody is here to be asked; say --yes",
-            code="not_confirmed",
-            exit_code=Exit.USAGE,
-        )
-    say(f"{question} Type yes: ", end="")
-    answer = ""
-    with contextlib.suppress(EOFError):
-        answer = input().strip()
-    if answer != "yes":
-        raise SottoError("nothing was changed", code="not_confirmed")
-
-
 async def _export(args: argparse.Namespace, memories: Memories, device: Device) -> int:
     form = args.format or ("markdown" if args.file.suffix == ".md" else "json")
     size = 0
@@ -340,7 +342,7 @@ async def _export(args: argparse.Namespace, memories: Memories, device: Device) 
         told = {"file": str(args.file), "format": form, "bytes": size}
         print_json({**told, "simulated": device.simulated})
     else:
-        say(f"Written to {args.file}: {size} bytes. Whoever has the file can read all of it.")
+        say(f"Written to {args.file}: {size:,} bytes. Whoever has the file can read all of it.")
     return Exit.OK
 
 
@@ -383,7 +385,9 @@ def table(memories: list[_Json]) -> None:
             continue
         marks = "*" if one["pinned"] else ""
         kind = one["kind"] + marks
-        say(f"{one['ref']:<8} {_when(one['time'])}  {kind:<8}  {_line(one['text'])}{_origin(one)}")
+        origin = _origin(one)
+        line = _line(one["text"], _room(len(origin)))
+        say(f"{one['ref']:<8} {_when(one['time'])}  {kind:<8}  {line}{origin}")
 
 
 def _origin(one: _Json) -> str:
@@ -414,6 +418,14 @@ def _when(seconds: int) -> str:
         return "at no known time"
 
 
-def _line(text: str) -> str:
+def _room(after: int) -> int:
+    """How many characters of a text fit into its line, with so many behind it."""
+    if not sys.stdout.isatty():
+        return _SHOWN
+    left = shutil.get_terminal_size().columns - _BEFORE_TEXT - after
+    return min(_SHOWN, max(_SHOWN_LEAST, left))
+
+
+def _line(text: str, most: int = _SHOWN) -> str:
     line = " ".join(plain(text).split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -20,6 +20,7 @@ from runtime.commands.common import (
     carrier,
     home_folder,
     load_policy,
+    note,
     plain,
     print_json,
     say,
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             await way.close()
         if http.simulated and not args.json:
-            sys.stderr.write(SIMULATED_LINE + "\n")
+            note(SIMULATED_LINE)
 
     asyncio.run(act())
     return Exit.OK

@@ -18,6 +18,7 @@ from proofs.disclosure import encode_disclosure
 from proofs.errors import ProofError
 from proofs.evidencecache import EvidenceCache
 from proofs.policy import Policy
+from proofs.times import moment
 from proofs.verify import verify_disclosed
 from runtime.client.device import Device
 from runtime.client.home import DeviceHome
@@ -32,10 +33,10 @@ from runtime.commands.common import (
     print_json,
     say,
 )
-from runtime.commands.report import WORDS, moment
 from runtime.commands.verify import add_collateral, parse_time, read_collateral
 from runtime.errors import Exit, SottoError
 from runtime.exporting import Exported, Wanted, export_erasure, export_home, new_file
+from runtime.report_page import WORDS
 
 _COLLECT_S = 3.0
 
@@ -184,7 +185,9 @@ def _incomplete(args: argparse.Namespace, home: DeviceHome) -> Iterable[str]:
         wanted = args.save is None or row.receipt_id.startswith(args.save[0])
         if not wanted or row.status != "settled":
             continue
-        if row.cose is None or (row.enclave_id not in asked and home.later(row.enclave_id) is None):
+        if row.cose is None or (
+            row.enclave_id not in asked and home.bundles.later(row.enclave_id) is None
+        ):
             asked.add(row.enclave_id)
             yield row.receipt_id
 
@@ -235,9 +238,23 @@ def _save_erasure(args: argparse.Namespace, home: DeviceHome, row: ErasureRow, p
 
 
 def _export(args: argparse.Namespace, home: DeviceHome) -> int:
+    now = int(time.time())
+    if (args.since or 0) >= (now if args.until is None else args.until):
+        raise SottoError(
+            "--since should lie before --until, which is now where it is not given",
+            code="usage",
+            exit_code=Exit.USAGE,
+        )
+    if args.persona is not None and not home.knows(args.persona):
+        # An archive of nothing would take the place of one that is there.
+        raise SottoError(
+            f"there are no receipts with {args.persona!r}; `sotto receipts` lists them",
+            code="persona_unknown",
+            exit_code=Exit.USAGE,
+        )
     wanted = Wanted(
         Kind.CONVERSATION,
-        int(time.time()),
+        now,
         args.since or 0,
         args.until,
         args.persona,
@@ -300,9 +317,9 @@ def _check(args: argparse.Namespace, home: DeviceHome) -> int:
                 f"the receipt {row.receipt_id} is damaged here: {error}", code="damaged"
             ) from None
         counts["holds" if report.holds else "fails"] += 1
-        before = home.verdicts(row.receipt_id)
-        if home.append_verdict(row.receipt_id, now, known, report.holds, report.verdicts):
-            after = home.verdicts(row.receipt_id)[-1]
+        before = home.verdicts.of(row.receipt_id)
+        if home.verdicts.append(row.receipt_id, now, known, report.holds, report.verdicts):
+            after = home.verdicts.of(row.receipt_id)[-1]
             changes.append((before[-1] if before else None, after))
     if args.json:
         told = [_change_json(before, after) for before, after in changes]
@@ -364,7 +381,7 @@ def _word(status: str) -> str:
 
 def _history(args: argparse.Namespace, home: DeviceHome) -> int:
     row = _find(home, args.history)
-    history = home.verdicts(row.receipt_id)
+    history = home.verdicts.of(row.receipt_id)
     if args.json:
         told = [_row_json(one) for one in history]
         print_json({"receipt_id": row.receipt_id, "history": told})

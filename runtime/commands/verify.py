@@ -15,18 +15,18 @@ from proofs.evidence.base import Collateral
 from proofs.report import BundleReport, CheckpointReport, EvidenceReport
 from runtime.collateral import MAX_FILE, StoredCollateral, load_collateral
 from runtime.commands.common import add_home, load_policy, print_json, say
-from runtime.commands.report import (
+from runtime.errors import Exit, SottoError
+from runtime.exporting import new_file
+from runtime.recognise import Terms, Verified, verify_file
+from runtime.report_page import (
     Page,
     archive_page,
     bundle_page,
     checkpoint_page,
     evidence_page,
-    print_page,
     receipt_page,
 )
-from runtime.errors import Exit, SottoError
-from runtime.exporting import new_file
-from runtime.recognise import Terms, Verified, verify_file
+from runtime.report_text import print_page
 
 _NONCE_BYTES, _REPORT_DATA_BYTES = 32, 64
 

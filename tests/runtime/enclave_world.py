@@ -44,7 +44,6 @@ from runtime.enclave.epochs import EpochStore
 from runtime.enclave.gateway import STALLED_S, Gateway
 from runtime.enclave.identity import Identity, IdentityKeeper, load_platform, release_digest
 from runtime.enclave.mailboxes import Mailboxes
-from runtime.enclave.memories import Memories
 from runtime.enclave.memory_routes import memory_routes
 from runtime.enclave.outbox import Outbox
 from runtime.enclave.persona_log import StepLog
@@ -59,7 +58,6 @@ from runtime.enclave.views import Views
 from runtime.serving import bound_site
 from runtime.streams import enclave_key
 from runtime.telemetry import EnclaveMetrics, MemoryMetrics
-from tests.e2e.system import free_port
 from transport import media
 from transport.bhttp import Request, Response, decode_response, encode_request
 from transport.keyconfig import KeyConfig, decode_key_config_list
@@ -155,7 +153,7 @@ class World:
 
     async def wait_announced(self) -> dict[bytes, bytes]:
         """The same, when it is there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (found := await self.announced()):  # noqa: ASYNC110 - Redis has no event
                 await asyncio.sleep(0.02)
         return found
@@ -268,7 +266,6 @@ async def running_enclave(
     agent = agent_kind(
         engine, store, outbox, metrics, places=places, remembering=remembering, debug=debug
     )
-    memories = Memories(agent, store, outbox, embedder)
     completions = Completions(engine, outbox, metrics, places=places)
     epochs = EpochStore(world.client)
     published = Registry(world.client)
@@ -281,14 +278,17 @@ async def running_enclave(
         outbox,
         epochs,
         notice=engine.notice,
-        extra={**shelves.table(), **memory_routes(memories), **Mailboxes(world.client).table()},
+        extra={
+            **shelves.table(),
+            **memory_routes(agent, store, outbox, embedder),
+            **Mailboxes(world.client).table(),
+        },
     )
     receiver = Receiver(keeper, receive_s=receive_s, budget_bytes=budget_bytes)
     resource = Gateway(receiver, routes, metrics, stalled_s=stalled_s)
-    port = free_port()
     async with (
         world.log() if own_log else contextlib.nullcontext(),
-        bound_site(make_server(resource, keeper), "127.0.0.1", port),
+        bound_site(make_server(resource, keeper), "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as http,
     ):
         await keeper.rotate()
@@ -300,7 +300,7 @@ async def running_enclave(
             await agent.close(5)
             await completions.close(5)
             await remembering.close(5)
-            assert await outbox.drain(10) == 0
+            assert await outbox.drain(60) == 0
             assert places.taken == 0, "every place was given back"
         finally:
             handing.cancel()

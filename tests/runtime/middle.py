@@ -27,6 +27,7 @@ class Middle:
     """In front of a real relay.
 
     Attributes:
+        target: The real relay's address.
         seen: Every request, in order.
         answered: Every byte that went back.
         whole: Answers that were read to their end.
@@ -35,7 +36,7 @@ class Middle:
     """
 
     def __init__(self, target: str) -> None:
-        self._target = target
+        self.target = target
         self._runner: web.AppRunner | None = None
         self._transports: set[asyncio.BaseTransport] = set()
         self.url = ""
@@ -88,7 +89,7 @@ class Middle:
             return own
         headers = {name: seen.headers[name] for name in _PASSED if name in seen.headers}
         async with self._session.request(
-            seen.method, self._target + seen.path, data=seen.body or None, headers=headers
+            seen.method, self.target + seen.path, data=seen.body or None, headers=headers
         ) as upstream:
             response = web.StreamResponse(
                 status=upstream.status, headers={"Content-Type": upstream.content_type}

@@ -17,7 +17,7 @@ from runtime.commands.common import plain
 from runtime.errors import Exit
 from tests.e2e.system import ROOT, System, free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -49,7 +49,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def disclosed(system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A settled receipt in a file."""
     assert system.chat("marit", "hello")["exit"] == 0
-    (row, *_) = system.settled_receipts(1)
+    row = next(one for one in system.settled_receipts(1) if one["status"] == "settled")
     file = tmp_path_factory.mktemp("disclosed") / "one.sotto-receipt"
     with pytest.raises(SystemExit) as ended:
         main(["receipts", "--offline", "--save", row["receipt_id"], str(file), *home(system)])
@@ -88,7 +88,10 @@ def test_a_built_in_policy_refuses_to_talk_to_simulated_hardware(
         *("--edge", system.edge),
     )
     assert code == 1
-    assert json.loads(out)["error"]["code"] == "enclave_refused"
+    error = json.loads(out)["error"]
+    assert error["code"] == "enclave_refused"
+    # Most who read it are in another folder than their device's.
+    assert "--home" in error["message"]
 
 
 def test_saying_so_is_not_enough_without_a_log(
@@ -172,6 +175,49 @@ def test_missing_files_and_names_are_usage_errors(
         assert word in out + err
 
 
+def test_a_mistyped_handle_is_no_empty_conversation(
+    system: System, command: Command, tmp_path: Path
+) -> None:
+    """Looked at, or erased: the persona of that name would seem to have forgotten."""
+    where = ("--home", str(tmp_path), "--edge", system.edge, "--policy", policy(system)[1])
+    for arguments in (
+        ("memory", "list", "wrem"),
+        ("memory", "forget", "wrem", "--all", "--yes"),
+        ("forget", "wrem", "--yes"),
+    ):
+        code, out, err = command(*arguments, *where)
+        assert (code, out) == (2, "")
+        assert "Did you mean `wren`?" in err
+    assert command("memory", "list", "wren", *where)[0] == 0
+
+
+def test_a_choice_that_nothing_fits_is_not_an_empty_memory(
+    system: System, command: Command
+) -> None:
+    """`--pinned` of a conversation without pins says so, and not that it is empty."""
+    assert system.chat("quilla", "hello")["exit"] == 0
+    where = (*home(system), "--edge", system.edge)
+    assert "hello" in command("memory", "list", "quilla", *where)[1]
+    assert command("memory", "list", "quilla", "--pinned", *where)[1] == (
+        "Nothing that is remembered fits.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "choice", [("--persona", "wrem"), ("--since", "2100-01-01"), ("--until", "1970-01-01")]
+)
+def test_an_export_of_nobody_or_no_time_leaves_the_file_that_is_there(
+    system: System, command: Command, tmp_path: Path, choice: tuple[str, str]
+) -> None:
+    """An archive of nothing would take its place."""
+    file = tmp_path / "all.sotto-archive"
+    file.write_bytes(b"from before")
+    code, _, err = command("receipts", "--offline", "--export", str(file), *choice, *home(system))
+    assert code == 2
+    assert choice[1] in err or "--since should lie before --until" in err
+    assert file.read_bytes() == b"from before"
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
@@ -222,9 +268,18 @@ def test_no_edge_is_one_line_with_a_remedy(command: Command, tmp_path: Path) -> 
     code, _, err = command("chat", "wren", *options)
     assert (code, len(err.splitlines())) == (1, 1)
     assert "make run" in err
+    assert "Connection refused" in err
     code, out, _ = command("chat", "wren", "--json", *options)
     assert code == 1
     assert json.loads(out)["error"]["code"] == "edge_away"
+
+
+def test_an_address_that_is_no_edge_says_how_one_begins(command: Command, tmp_path: Path) -> None:
+    """In words, without a class's name."""
+    where = ("--home", str(tmp_path), "--edge", "http://127.0.0.1:1")
+    code, _, err = command("chat", "wren", "--message", "x", *where)
+    assert code == 1
+    assert "begins with ws:// or wss://" in err
 
 
 def test_personas_are_listed_for_people_and_programs(command: Command) -> None:

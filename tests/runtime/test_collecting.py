@@ -15,7 +15,7 @@ from proofs.evidence.simulated import SimulatedPlatform
 from runtime.enclave.collecting import Collector
 from runtime.errors import SetupError
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(600)
 
 CLAIMS = Claims(
     key_configs=(b"k" * 41,),
@@ -71,7 +71,7 @@ def test_a_process_ends_while_a_machine_hangs(hanging: Hanging) -> None:
 
     async def asks() -> None:
         asking = asyncio.create_task(Collector(hanging).bundle(CLAIMS, 1000))
-        assert await asyncio.to_thread(hanging.asked.wait, 20)
+        assert await asyncio.to_thread(hanging.asked.wait, 60)
         asking.cancel()
 
     def process() -> None:
@@ -80,7 +80,7 @@ def test_a_process_ends_while_a_machine_hangs(hanging: Hanging) -> None:
 
     threading.Thread(target=process, daemon=True).start()
     try:
-        assert ended.wait(20)
+        assert ended.wait(60)
     finally:
         hanging.gate.set()
 
@@ -93,7 +93,7 @@ async def test_a_machine_that_hangs_is_given_up_and_not_asked_beside_it(hanging:
     with pytest.raises(SetupError, match="still owes"):
         await collector.bundle(CLAIMS, 1000)
     hanging.gate.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 bundle = await collector.bundle(CLAIMS, 1001)

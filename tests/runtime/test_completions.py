@@ -64,7 +64,7 @@ from transport.sse import EventDecoder
 if TYPE_CHECKING:
     from tests.conftest import ValkeyProcess
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 PATH = b"/v1/chat/completions"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 SCRIPT = (
@@ -232,7 +232,7 @@ async def program(
 async def receipt_of(enclave: Enclave, exchange: Exchange, outcome: Outcome) -> Receipt:
     """The receipt, opened with what only the two ends know, when its proof is there."""
     receipt_id = exchange.field(b"sotto-receipt-id").decode()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             path = f"/v1/receipts/{receipt_id}".encode()
             response = await enclave.one_shot(inner(method=b"GET", path=path))
@@ -589,10 +589,31 @@ async def test_a_completion_ends_with_its_reader(
         assert len(engine.asked) == 1
         await until(lambda: enclave.count("sotto_completions_total", outcome="cancelled") == 1)
         assert enclave.places.taken == 0
-        assert await enclave.outbox.drain(10) == 0
+        assert await enclave.outbox.drain(60) == 0
         assert enclave.count("sotto_receipts_issued_total") == 1
         if way == "mux":
             await link.close()
+
+
+class GatedEngine(ScriptedEngine):
+    """Says nothing before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(first_token_s=0, token_s=0)
+        self.gate = asyncio.Event()
+
+    async def stream(
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        cache_salt: str,
+    ) -> AsyncGenerator[Delta, None]:
+        """See `Engine.stream`."""
+        await self.gate.wait()
+        async for delta in super().stream(request_id, messages, sampling, cache_salt=cache_salt):
+            yield delta
 
 
 class LongEngine(ScriptedEngine):
@@ -661,14 +682,14 @@ async def small_connection(port: int) -> socket.socket:
 
 async def until(holds: Any) -> None:
     """Wait for something that has no event."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 - that is what it says
             await asyncio.sleep(0.01)
 
 
 async def test_turns_and_completions_share_their_places(world: World) -> None:
     """The limit is on replies in the making, whatever asked for them."""
-    engine = ScriptedEngine(first_token_s=1.5, token_s=0)
+    engine = GatedEngine()
     async with running_enclave(world, engine, max_turns=2) as enclave:
         running = [
             asyncio.create_task(ask(enclave, completion(max_tokens=1))),
@@ -679,6 +700,7 @@ async def test_turns_and_completions_share_their_places(world: World) -> None:
         assert (refused.status, error_of(refused)["code"]) == (503, "overloaded")
         refused = await enclave.one_shot(inner(a_turn(2)))
         assert (refused.status, error_of(refused)["code"]) == (503, "overloaded")
+        engine.gate.set()
         (_, done), turn = await asyncio.gather(*running)
         assert (done.status, turn.status) == (200, 200)
         _, done = await ask(enclave, completion(max_tokens=1))
@@ -687,14 +709,15 @@ async def test_turns_and_completions_share_their_places(world: World) -> None:
 
 async def test_an_enclave_that_stops_tells_its_completions(world: World) -> None:
     """Those that run are ended, those that come are refused; each has its receipt."""
-    engine = ScriptedEngine(first_token_s=0, token_s=0.05)
+    engine = ScriptedEngine(first_token_s=0, token_s=0.05, tokens=4000)
+    long = completion(max_tokens=4000)
     async with running_enclave(world, engine) as enclave:
         streaming = asyncio.create_task(
-            ask(enclave, completion(stream=True), (b"sotto-shaping", b"off"))
+            ask(enclave, {**long, "stream": True}, (b"sotto-shaping", b"off"))
         )
-        waiting = asyncio.create_task(ask(enclave, completion()))
-        await until(lambda: enclave.places.taken == 2)
-        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(ask(enclave, long))
+        # Both have begun.
+        await until(lambda: enclave.count("sotto_time_to_first_token_seconds_count") == 2)
         enclave.places.close()
         await enclave.completions.close(0.1)
         exchange, response = await streaming

@@ -21,7 +21,7 @@ from runtime.telemetry import EdgeMetrics
 from runtime.wire import SUBPROTOCOL, Frame, WireError
 from tests.e2e.system import System
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def open_streams(system: System) -> int:
 
 async def until_no_stream_is_open(system: System) -> None:
     """Wait for the edge to let go."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while await asyncio.to_thread(open_streams, system):
         assert time.monotonic() < deadline, "streams stay open"
         await asyncio.sleep(0.1)
@@ -118,7 +118,7 @@ async def test_one_socket_cannot_start_turns_without_end(system: System) -> None
     for stream in range(1, 200):
         await send(socket, type="response.create", stream=stream, gateway="enclave-0")
         await send(socket, type="stream.reset", stream=stream)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "rate_limited" not in codes:
             codes.add((await receive(socket, "stream.failed"))["error"]["code"])
     await socket.close()
@@ -141,6 +141,8 @@ async def test_streams_of_another_session_cannot_be_touched(system: System) -> N
     first, _ = await session(system)
     second, _ = await session(system)
     await send(first, type="response.create", stream=1, gateway="enclave-0")
+    await send(first, type="ping")
+    await receive(first, "pong")
     await second.send(Frame(1, 0, b"x" * 100, end=True).encode())
     await send(second, type="stream.reset", stream=1)
     await send(second, type="ping")

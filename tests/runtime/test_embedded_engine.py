@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -117,12 +118,16 @@ async def test_abort_ends_a_waiting_reply() -> None:
     """A reply that waits for a worker can be given up; those around it are untouched."""
     engine = EmbeddedEngine(parallel=1)
     await engine.start()
+    assert engine._loaded is not None
+    gate = threading.Event()
+    engine._loaded.pool.submit(gate.wait)  # its worker is busy until all of them wait
     tasks = [
         asyncio.create_task(collect(engine, f"r{i}", CHAT, Sampling(seed=i))) for i in range(3)
     ]
     await asyncio.sleep(0)
-    assert engine.queued() >= 1
+    assert engine.queued() == 3
     await engine.abort("r2")
+    gate.set()
     first, second, third = await asyncio.gather(*tasks)
     assert third == [Delta("", 0, FinishReason.CANCELLED)]
     assert first[-1].finish is second[-1].finish is FinishReason.STOP
@@ -330,6 +335,7 @@ def test_nucleus_keeps_the_likeliest() -> None:
     np.testing.assert_allclose(counts, [0.05, 0.6, 0.05, 0.3], atol=0.04)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not CSV.is_file(), reason=f"data set {CSV.name} is not here (SOTTO_DATA)")
 def test_held_out_bits_per_byte() -> None:
     """The weights that ship predict unseen conversations at 1.5 bits per byte or better."""

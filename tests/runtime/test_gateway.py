@@ -25,7 +25,7 @@ from transport.bhttp import Request, decode_response, encode_request
 from transport.keyconfig import KeyConfig, choose_config, decode_key_config_list
 from transport.ohttp import ChunkedRequestSealer, encapsulate
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 WREN = load_library().get("wren")
 THREAD_KEY = derive_thread_key(bytes(32), "wren")
 
@@ -51,7 +51,7 @@ def post(url: str, body: bytes, media_type: str) -> tuple[int, str, bytes]:
     """Status, media type and body, whatever the status."""
     request = urllib.request.Request(url, data=body, headers={"Content-Type": media_type})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read()
@@ -221,7 +221,7 @@ def test_a_completion_and_its_receipt(system: System, config: KeyConfig, way: in
     path = b"/v1/receipts/" + found["id"].removeprefix("chatcmpl-").encode()
     stamp = email.utils.formatdate(usegmt=True).encode()
     asked = encode_request(Request(b"GET", b"https", b"enclave", path, ((b"date", stamp),)))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         status, content = one_shot(url, config, asked)
         if status == 200 and all(json.loads(content).values()):

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from runtime.errors import SottoError
 from tests.e2e.system import System
 from tests.runtime.middle import Middle
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 API_KEY = "sk-canary-0123456789"
 
@@ -117,8 +117,8 @@ def test_receipts_are_kept_and_verified(way: str, system: System, tmp_path: Path
     with an_openai(SealedClient(**settings)) as client:
         client.chat.completions.create(model="wren", messages=HELLO)
         streamed(client)
-        deadline = time.monotonic() + 30
-        while {row.status for row in home.receipts()} != {"settled"}:
+        deadline = time.monotonic() + 60
+        while [row.status for row in home.receipts()] != ["settled"] * 2:
             assert time.monotonic() < deadline, [row.status for row in home.receipts()]
             time.sleep(0.1)
     rows = list(home.receipts())
@@ -238,7 +238,7 @@ async def test_padding_comes_to_its_end_behind_the_programs_back(
                 pass
             await stream.close()
             read = relay.whole
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while len(relay.answered) < 16 * 1024:
                 assert time.monotonic() < deadline, "it was cut"
                 await asyncio.sleep(0.05)
@@ -247,16 +247,32 @@ async def test_padding_comes_to_its_end_behind_the_programs_back(
                 await asyncio.sleep(0.05)
 
 
+def until_cancelled(system: System, leave: Callable[[], None]) -> None:
+    """Leave a reply until the enclave has ended one for that.
+
+    A reply takes little more than a second, and a busy machine may need as long to leave one.
+    """
+    deadline = time.monotonic() + 60
+    all_of_them = "sotto_completions_total"
+    cancelled = 'sotto_completions_total{engine="scripted",outcome="cancelled"}'
+    ended_so = counted(system, cancelled)
+    while counted(system, cancelled) == ended_so:
+        assert time.monotonic() < deadline, "each runs on to its end"
+        before = counted(system, all_of_them)
+        leave()
+        while counted(system, all_of_them) == before:
+            assert time.monotonic() < deadline, "it does not end"
+            time.sleep(0.1)
+
+
 def test_a_stream_that_is_closed_ends_its_completion(system: System, client: openai.OpenAI) -> None:
     """The enclave stops working for nobody."""
-    name = 'sotto_completions_total{engine="scripted",outcome="cancelled"}'
-    before = counted(system, name)
-    with client.chat.completions.create(model="wren", messages=HELLO, stream=True) as stream:
-        next(iter(stream))
-    deadline = time.monotonic() + 20
-    while counted(system, name) == before:
-        assert time.monotonic() < deadline, "it runs on"
-        time.sleep(0.1)
+
+    def leave() -> None:
+        with client.chat.completions.create(model="wren", messages=HELLO, stream=True) as stream:
+            next(iter(stream))
+
+    until_cancelled(system, leave)
 
 
 @pytest.mark.parametrize("way", ["edge", "relay"])
@@ -267,27 +283,28 @@ def test_a_stream_that_another_thread_closes_ends(way: str, system: System, tmp_
         settings["edge"] = system.edge
     else:
         settings["relays"] = [f"http://127.0.0.1:{system.port + 1}"]
-    name = 'sotto_completions_total{engine="scripted",outcome="cancelled"}'
-    before = counted(system, name)
-    words = 0
     with an_openai(SealedClient(**settings)) as client:
-        stream = client.chat.completions.create(model="wren", messages=HELLO, stream=True)
-        stopping = threading.Timer(0.3, stream.close)
-        stopping.start()
-        with pytest.raises((openai.APIConnectionError, httpx.ReadError)):
-            for _ in stream:
-                words += 1
-        stopping.join()
-        assert words < 64
-        deadline = time.monotonic() + 20
-        while counted(system, name) == before:
-            assert time.monotonic() < deadline, "it runs on"
-            time.sleep(0.1)
+
+        def leave() -> None:
+            stream = client.chat.completions.create(model="wren", messages=HELLO, stream=True)
+            stopping = threading.Timer(0.3, stream.close)
+            stopping.start()
+            text = ""
+            try:
+                for chunk in stream:
+                    text += chunk.choices[0].delta.content or ""
+            except (openai.APIConnectionError, httpx.ReadError):
+                assert len(text.split()) < 64
+            else:
+                assert the_script(text), "a part is not taken for the whole"
+            stopping.join()
+
+        until_cancelled(system, leave)
 
 
 def test_a_client_that_is_closed_leaves_no_thread(settings: Settings) -> None:
     """Also where a request still runs: its caller is told, and nobody hangs."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     transport = SealedTransport(**settings)
     http_client = httpx.Client(transport=transport, trust_env=False)
     client = an_openai(http_client)
@@ -295,23 +312,23 @@ def test_a_client_that_is_closed_leaves_no_thread(settings: Settings) -> None:
 
     def ask() -> None:
         try:
-            client.chat.completions.create(model="wren", messages=HELLO)
+            while True:  # until it is closed, whenever that is
+                client.chat.completions.create(model="wren", messages=HELLO)
         except openai.APIConnectionError as error:
             caught.append(error)
 
     asker = threading.Thread(target=ask, daemon=True)
     list(client.models.list())
+    assert any(thread.name == "sottovoce" for thread in threading.enumerate())
     asker.start()
-    while not any(thread.name == "sottovoce" for thread in threading.enumerate()):
-        time.sleep(0.01)
     with contextlib.suppress(httpx.ReadError):
         for _ in client.chat.completions.create(model="wren", messages=HELLO, stream=True):
             break
     transport.close()
-    asker.join(20)
+    asker.join(60)
     assert not asker.is_alive()
     assert len(caught) == 1
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(RuntimeError, match="closed"):
         transport.handle_request(httpx.Request("GET", "https://x/v1/models"))
     transport.close()

@@ -19,7 +19,7 @@ from proofs.note import parse_vkey
 from proofs.tlogproof import parse_tlog_proof
 from tests.e2e.system import sotto
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FREE = ("--port", "0", "--metrics-port", "0")
 ENTRY = bytes(range(32))
@@ -40,7 +40,7 @@ def log(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, process.stdout.readline()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def settle(url: str, name: str) -> str:
         client.xadd("sotto:leaves", {"id": name, "entry": ENTRY})
         after = "0"
         while True:
-            for _, messages in client.xread({"sotto:settled": after}, block=5000):
+            for _, messages in client.xread({"sotto:settled": after}, block=1000):
                 for after, fields in messages:  # noqa: B007
                     if fields["id"] == name:
                         return str(client.hget(f"sotto:receipt:{name}", "proof"))
@@ -104,7 +104,7 @@ def test_a_file_has_all_settings(tmp_path: Path, valkey: str, address: Path) -> 
         assert line.startswith("log localhost/sottovoce-log: http://127.0.0.1:")
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

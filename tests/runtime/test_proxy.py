@@ -25,7 +25,7 @@ from personas.library import load_library
 from tests.e2e.system import ROOT, System, sotto
 from tests.runtime.middle import Middle
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 API_KEY = "sk-canary-0123456789"
 
@@ -41,7 +41,7 @@ class Proxy:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Signal it; exit code and what it said on standard error."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=30)
+        _, errors = self.process.communicate(timeout=120)
         return self.process.returncode, errors
 
 
@@ -66,7 +66,7 @@ def a_proxy(system: System, *options: str, home: Path | None = None) -> Iterator
     finally:
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,17 @@ def counted(system: System, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+async def grown(system: System, name: str, before: float, limit_s: float) -> bool:
+    """Whether a metric grows within so many seconds."""
+    deadline = time.monotonic() + limit_s
+    while (found := counted(system, name)) == before and time.monotonic() < deadline:  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.1)
+    return found > before
+
+
 async def settled(system: System, receipt_id: str, home: Path | None = None) -> dict[str, Any]:
     """The receipt when it has settled, as `sotto receipts` lists it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         done = await asyncio.to_thread(
             sotto, "receipts", "--json", "--offline", "--home", str(home or system.home)
@@ -254,18 +262,27 @@ async def test_a_program_that_leaves_ends_its_completion(
 ) -> None:
     """The enclave stops working for nobody, whether or not a word had come."""
     name = 'sotto_completions_total{engine="scripted",outcome="cancelled"}'
-    before = counted(system, name)
-    stream = await client.chat.completions.create(model="wren", messages=HELLO, stream=True)
-    async for _ in stream:
-        break
-    await stream.close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.4):
-            await client.chat.completions.create(model="wren", messages=HELLO)
-    deadline = time.monotonic() + 20
-    while counted(system, name) - before < 2:
-        assert time.monotonic() < deadline, "they run on"
-        await asyncio.sleep(0.1)
+
+    async def in_a_stream(number: int) -> None:
+        stream = await client.chat.completions.create(model="wren", messages=HELLO, stream=True)
+        async for _ in stream:
+            break
+        await stream.close()
+
+    async def before_a_word(number: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.4 + 0.1 * number):
+                await client.chat.completions.create(model="wren", messages=HELLO)
+
+    for leave in (in_a_stream, before_a_word):
+        before = counted(system, name)
+        # On a busy machine a reply of 1.3 s may not have begun by then, or be whole.
+        for number in range(8):
+            await leave(number)
+            if await grown(system, name, before, 10):
+                break
+        else:
+            pytest.fail("it runs on")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +392,7 @@ def test_ctrl_c_ends_the_waiting_for_an_edge(tmp_path: Path) -> None:
         )
         accepted, _ = silent.accept()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         accepted.close()
     assert (process.returncode, errors) == (130, "")
 
@@ -403,8 +420,10 @@ async def test_two_relays_one_of_which_dies(system: System, tmp_path: Path) -> N
             async with openai.AsyncOpenAI(
                 base_url=proxy.base_url, api_key=API_KEY, max_retries=0
             ) as client:
-                for _ in range(12):
+                for _ in range(64):  # each goes through one of them, drawn by chance
                     await client.models.list()
+                    if one.exchanges and other.exchanges:
+                        break
                 assert min(len(one.exchanges), len(other.exchanges)) > 0
                 await one.stop()
                 for _ in range(2):
@@ -433,16 +452,31 @@ async def test_a_reply_that_breaks_off_is_an_error_in_the_stream(
             async with openai.AsyncOpenAI(
                 base_url=proxy.base_url, api_key=API_KEY, max_retries=0
             ) as client:
-                stream = await client.chat.completions.create(
-                    model="wren", messages=HELLO, stream=True
-                )
-                text = ""
-                with pytest.raises(openai.APIError, match="cut"):
-                    async for chunk in stream:
-                        text += chunk.choices[0].delta.content or ""
-                        if len(text.split()) == 5:
-                            relay.cut()
+                for _ in range(8):
+                    text, broken = await cut_after_five_words(client, relay)
+                    if broken is not None:
+                        break
+                    # On a busy machine all of it had come as far as the proxy.
+                    assert the_script(text)
+                assert "cut" in str(broken)
                 assert 5 <= len(text.split()) < 64
+
+
+async def cut_after_five_words(
+    client: openai.AsyncOpenAI, relay: Middle
+) -> tuple[str, openai.APIError | None]:
+    """What a program hears of a reply that its relay drops, and the error that it gets."""
+    text, cut = "", False
+    stream = await client.chat.completions.create(model="wren", messages=HELLO, stream=True)
+    try:
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+            if len(text.split()) >= 5 and not cut:
+                cut = True
+                relay.cut()
+    except openai.APIError as error:
+        return text, error
+    return text, None
 
 
 async def test_no_canary_is_found_anywhere(system: System, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from runtime.sealing import open_receipt
 from runtime.telemetry import EnclaveMetrics
 from tests.runtime.enclave_world import WREN, WREN_DIGEST, World, newest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 THREAD_KEY = derive_thread_key(b"m" * 32, "wren")
 KEYS = ThreadKeys(THREAD_KEY)
 
@@ -87,7 +87,7 @@ async def replica(world: World, identity: Identity, **engine: Any) -> AsyncItera
     handing = asyncio.create_task(one.outbox.run())
     try:
         yield one
-        assert await one.outbox.drain(10) == 0
+        assert await one.outbox.drain(60) == 0
     finally:
         handing.cancel()
         await asyncio.gather(handing, return_exceptions=True)
@@ -123,7 +123,7 @@ async def test_turns_that_end_in_every_way_leave_a_whole_chain(
         await one.agent.cancel(KEYS, turn.call.turn_id)
         assert (await ended(turn))["type"] == "response.cancelled"
         await one.say(5)
-        assert await one.outbox.drain(10) == 0
+        assert await one.outbox.drain(60) == 0
     async with replica(world, identity) as fresh:
         assert (await fresh.say(2))["replayed"]
         await fresh.say(6)
@@ -141,7 +141,7 @@ async def test_an_enclave_that_hands_over_slowly_still_names_the_last_receipt(
         await slow.say(number)
     assert slow.outbox.pending() == 4
     handing = asyncio.create_task(slow.outbox.run())
-    assert await slow.outbox.drain(10) == 0
+    assert await slow.outbox.drain(60) == 0
     handing.cancel()
     await asyncio.gather(handing, return_exceptions=True)
     assert await problems(world) == []
@@ -193,7 +193,7 @@ async def test_a_turn_that_was_overtaken_names_the_receipt_of_the_turn_before_it
         # It has read the thread when it says so.
         assert (await anext(late.follow()))[0]["type"] == "response.created"
         await quick.say(3)
-        assert await quick.outbox.drain(10) == 0
+        assert await quick.outbox.drain(60) == 0
         assert (await ended(late))["type"] == "response.completed"
     assert await problems(world) == []
     assert [receipt.turn_index for _, receipt in await receipts(world)] == [0, 1, 2]

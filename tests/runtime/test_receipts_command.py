@@ -100,8 +100,8 @@ def test_the_next_epoch_is_saved_with_it(
     )
     log = Log([bundle_entry(after.encode())])
     row = next(home.receipts())
-    home.keep_enclave(after.digest.hex(), after.encode(), log.proof(bundle_entry(after.encode())))
-    home.follow_enclave(row.enclave_id, after.digest.hex())
+    home.bundles.keep(after.digest.hex(), after.encode(), log.proof(bundle_entry(after.encode())))
+    home.bundles.follow(row.enclave_id, after.digest.hex())
     command("receipts", "--save", row.receipt_id, tmp_path / "one")
     later = decode_disclosure((tmp_path / "one").read_bytes()).later
     assert later is not None
@@ -174,7 +174,7 @@ def test_an_export_with_a_receipt_missing_is_not_complete(tmp_path: Path) -> Non
     fill_home(home, story)
     log = story.log()
     hidden = decode_receipt(story.receipts[2]).unverified.receipt_id.hex()
-    home._execute("DELETE FROM receipts WHERE receipt_id = ?", (hidden,))
+    home.database.execute("DELETE FROM receipts WHERE receipt_id = ?", (hidden,))
     assert log
     report = exported(home)
     home.close()
@@ -193,14 +193,14 @@ def test_checking_again_appends_and_never_rewrites(
     assert sum("judged for the first time" in line for line in first) == 6
     assert command("receipts", "--check", "--policy", rules)[1].count("\n") == 1
     name = identifiers(home, "wren")[0]
-    (before,) = home.verdicts(name)
+    (before,) = home.verdicts.of(name)
 
     write_policy(tmp_path, "min_tcb = 9")
     code, out, _ = command("receipts", "--check", "--policy", rules)
     assert code == 1
     assert "tcb: holds -> FAILS" in out
-    assert home.verdicts(name)[0] == before
-    assert len(home.verdicts(name)) == 2
+    assert home.verdicts.of(name)[0] == before
+    assert len(home.verdicts.of(name)) == 2
     told = json.loads(command("receipts", "--history", name, "--json")[1])
     assert [one["holds"] for one in told["history"]][-1] is False
     code, out, _ = command("receipts", "--history", name)

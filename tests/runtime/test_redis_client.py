@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -65,3 +66,60 @@ async def test_a_call_in_the_end_of_a_cancelled_task_is_made(valkey: str) -> Non
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert await client.get("tidied") == b"yes!"
+
+
+@contextlib.asynccontextmanager
+async def _over_tcp(valkey: str) -> AsyncIterator[str]:
+    """The server's URL on a loopback port."""
+    waiting: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(valkey.removeprefix("unix://"))
+        waiting.add(asyncio.create_task(pump(reader, back)))
+        waiting.add(asyncio.create_task(pump(there, writer)))
+
+    async with await asyncio.start_server(join, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"redis://{host}:{port}"
+    await asyncio.gather(*waiting)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_no_call_gets_the_reply_to_another(valkey: str, tcp: bool) -> None:
+    """Whatever became of the calls before: a connection with an unread reply is not used again."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(_over_tcp(valkey)) if tcp else valkey
+        client = await stack.enter_async_context(connect_redis(url))
+        numbers = iter(range(1_000_000))
+
+        async def ask() -> None:
+            mine = [b"%d" % next(numbers) for _ in range(3)]
+            assert await client.echo(mine[0]) == mine[0]
+            async with client.pipeline(transaction=False) as batch:
+                for one in mine:
+                    batch.echo(one)
+                assert await batch.execute() == mine
+
+        for steps in range(30):
+            tasks = [asyncio.create_task(ask()) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for task in tasks:
+                assert task.cancelled() or task.exception() is None
+            await asyncio.gather(ask(), ask(), ask())
+
+        lent = await client.connection_pool.get_connection()
+        await lent.send_command("ECHO", "of another")
+        while not await lent.can_read():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+        await client.connection_pool.release(lent)
+        await ask()

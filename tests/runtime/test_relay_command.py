@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.system import sotto
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FREE = ("--port", "0", "--metrics-port", "0")
 AWAY = "http://127.0.0.1:1"
@@ -37,7 +37,7 @@ def relay(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, process.stdout.readline()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_url_is_all_that_it_takes() -> None:
@@ -136,4 +136,4 @@ def test_an_interrupt_is_a_clean_end_too() -> None:
     """Ctrl-C is how a person stops it."""
     with relay("--gateway", AWAY, *FREE) as (process, _):
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

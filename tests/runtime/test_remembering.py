@@ -38,9 +38,11 @@ class Secretary(ScriptedEngine):
         self.answers = list(answers)
         self.asked: list[tuple[list[Message], Sampling]] = []
         self.busy = 0
+        self.looked = asyncio.Event()
 
     def queued(self) -> int:
         """As the test says."""
+        self.looked.set()
         return self.busy
 
     async def stream(
@@ -237,8 +239,9 @@ async def test_two_enclaves_note_a_turn_once(minded: Any) -> None:
     for engine, mind in zip(engines, (one, two), strict=True):
         engine.busy = 1
         mind.remembering.put(Job(mind.keys, MemoryPolicy(), position, 0))
-    await asyncio.sleep(0.1)
     for engine in engines:  # both have the thread open where it has no notes
+        await engine.looked.wait()
+    for engine in engines:
         engine.busy = 0
     await asyncio.gather(one.remembering.settled(), two.remembering.settled())
     kinds = [type(record) for record in await one.records()]
@@ -265,7 +268,7 @@ async def test_turns_that_come_while_notes_are_made_lose_nothing(minded: Any) ->
             engine.busy = 0
 
     mind.remembering.put(Job(mind.keys, MemoryPolicy(), position, 0))
-    await asyncio.sleep(0.1)
+    await engine.looked.wait()
     await talk()
     await mind.remembering.settled()
     assert mind.count("sotto_memory_notes_total", outcome="made") == 1
@@ -346,7 +349,7 @@ async def test_a_forgotten_thread_is_let_go_of(minded: Any, redis_client: Redis)
     engine.busy = 1
     mind = minded(engine)
     mind.remembering.put(Job(mind.keys, MemoryPolicy(), await mind.say("My dog is Rex"), 0))
-    await asyncio.sleep(0.05)
+    await engine.looked.wait()
     assert mind.remembering.pending() == 1
     await mind.remembering.forget(mind.keys)
     await mind.store.forget(mind.keys, bytes(16))
@@ -376,6 +379,7 @@ async def test_the_engine_is_left_to_those_who_wait(minded: Any) -> None:
     engine.busy = 1
     mind = minded(engine)
     mind.remembering.put(Job(mind.keys, MemoryPolicy(), await mind.say("My dog is Rex"), 0))
+    await engine.looked.wait()
     await asyncio.sleep(0.1)
     assert engine.asked == []
     engine.busy = 0
@@ -437,7 +441,7 @@ async def test_open_views_take_only_so_much_memory_and_time(minded: Any) -> None
         views.put(keys, view)
     assert [views.get(keys) is not None for keys in many] == [False, True, True]
     assert Views(most_bytes=1).get(many[0]) is None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(views):  # noqa: ASYNC110 - a timer of the loop's
             await asyncio.sleep(0.01)
     assert views.nbytes == 0
@@ -450,8 +454,9 @@ async def test_nothing_is_noted_that_rests_on_what_is_erased_meanwhile(minded: A
     await mind.note(await mind.say("My dog is called Rex", "Does Rex eat porridge?"))
     engine.busy = 1
     position = await mind.say("My dog eats it")
+    engine.looked.clear()
     mind.remembering.put(Job(mind.keys, MemoryPolicy(), position, 0))
-    await asyncio.sleep(0.1)  # the thread is open, and the model not asked yet
+    await engine.looked.wait()  # the thread is open, and the model not asked yet
     tombstone = Tombstone(os.urandom(16), 1, (Ref(0),), (0,))
     await mind.store.append(mind.keys, position, [tombstone], erase=[0])
     engine.answers = [facts("The user's dog eats porridge.")]

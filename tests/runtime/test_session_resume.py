@@ -18,7 +18,7 @@ from runtime.client.home import DeviceHome
 from tests.e2e.system import System
 from tests.runtime.home_support import turns_remembered
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 WREN = load_library().get("wren")
 
 
@@ -121,7 +121,7 @@ async def test_receipts_come_on_the_new_cable(device: tuple[Device, DeviceHome, 
         receipt_id = event.get("receipt_id", receipt_id)
         if event["type"] == "response.completed":
             cable.pull()
-    row = await phone.wait_settled(receipt_id, 20)
+    row = await phone.wait_settled(receipt_id, 60)
     assert row is not None
     assert row.status == "settled"
     assert home.receipt(receipt_id) == row
@@ -133,20 +133,24 @@ async def test_a_cancelled_reply_stops_and_is_kept(
     """What was said before the stop is remembered, and there is a receipt for it too."""
     phone, home, _ = device
     words: list[str] = []
-    final = {}
-    async for event in phone.turn(WREN, "hello"):
-        if event["type"] == "response.created":
-            turn_id = event["turn_id"]
-        elif event["type"] == "response.output_text.delta":
-            words += event["delta"].split()
-            if len(words) == 5:
-                assert await phone.cancel(WREN, turn_id) is True
-        else:
-            final = event
+    for _ in range(5):  # on a busy machine the reply may be whole before the stop arrives
+        before, final, stopped = home.position("wren"), {}, False
+        words.clear()
+        async for event in phone.turn(WREN, "hello"):
+            if event["type"] == "response.created":
+                turn_id = event["turn_id"]
+            elif event["type"] == "response.output_text.delta":
+                words += event["delta"].split()
+                if len(words) == 5:
+                    stopped = await phone.cancel(WREN, turn_id)
+            else:
+                final = event
+        if stopped:
+            break
     assert final["type"] == "response.cancelled"
     assert 5 <= len(words) < 64
-    assert (home.position("wren") or "").startswith("1.")
-    row = await phone.wait_settled(final["receipt_id"], 20)
+    assert home.position("wren") not in (None, before)
+    row = await phone.wait_settled(final["receipt_id"], 60)
     assert row is not None
     assert (row.status, row.outcome) == ("settled", "cancelled")
     assert await phone.cancel(WREN, turn_id) is False

@@ -24,9 +24,10 @@ from proofs.ed25519 import raw_public
 from proofs.evidence.base import gpu_nonce, report_data
 from proofs.receipt import commitment, receipt_entry, sign_receipt
 from runtime.cli import main
-from runtime.commands.report import Page, render
 from runtime.commands.verify import make_page
 from runtime.recognise import Terms, verify_file
+from runtime.report_page import Page
+from runtime.report_text import render
 from tests.proofs.archive_support import LATER, Conversation, Log, write
 from tests.proofs.attestation_files import attestation
 from tests.proofs.proofs_support import (

@@ -27,7 +27,7 @@ from proofs.cosignature import Cosigner, verify_cosignatures
 from proofs.note import COSIGNER_KEYS, Signer, parse_note, parse_vkey
 from tests.e2e.system import sotto
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FREE = ("--port", "0", "--metrics-port", "0")
 LOG = Signer("log.example/one", Ed25519PrivateKey.from_private_bytes(bytes([3]) * 32))
@@ -56,7 +56,7 @@ def witness(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, line
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def leaves(size: int, own: str = "a") -> list[bytes]:
@@ -74,7 +74,7 @@ def ask(url: str, old: int, size: int, own: str = "a") -> tuple[int, str]:
         proof = merkle.consistency_proof(old, size, merkle.subtree_of(leaves(size, own)))
     body = "\n".join([f"old {old}", *map(b64.encode, proof), "", head(size, own)])
     try:
-        with urllib.request.urlopen(f"{url}/add-checkpoint", body.encode(), 20) as answer:
+        with urllib.request.urlopen(f"{url}/add-checkpoint", body.encode(), 60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -196,11 +196,11 @@ def test_an_interrupt_and_a_lifelines_end_are_clean_ends(tmp_path: Path) -> None
     arguments = ("--data", str(tmp_path), "--log", VKEY, *FREE)
     with witness(*arguments) as (process, _):
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     with witness(*arguments, "--lifeline") as (process, _):
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_killed_anywhere_it_knows_what_it_said(tmp_path: Path) -> None:
@@ -225,6 +225,9 @@ def test_killed_anywhere_it_knows_what_it_said(tmp_path: Path) -> None:
             assert ask(told["witness"], recorded, recorded, own="b")[0] == 422
             assert ask(told["witness"], recorded, recorded + 1, own="b")[0] == 422
         cosigned = recorded
+        for _ in range(2):  # of a slow machine the timer would not leave any
+            assert ask(told["witness"], cosigned, cosigned + 1)[0] == 200
+            cosigned += 1
         killer = threading.Timer(chance.uniform(0.05, 0.4), process.kill)
         killer.start()
         try:
@@ -233,5 +236,5 @@ def test_killed_anywhere_it_knows_what_it_said(tmp_path: Path) -> None:
         except (OSError, http.client.HTTPException):
             pass  # killed
         killer.join()
-        assert process.wait(20) == -signal.SIGKILL
-    assert cosigned > 6
+        assert process.wait(60) == -signal.SIGKILL
+    assert cosigned >= 12
