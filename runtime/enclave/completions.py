@@ -146,6 +146,7 @@ class Completions:
         self._metrics = metrics
         self._places = places
         self._running: set[Completion] = set()
+        self._closed = False
 
     async def create(self, call: CompletionCall) -> Completion:
         """Begin a completion.
@@ -153,6 +154,20 @@ class Completions:
         Raises:
             ApiError: The prompt does not fit or the engine cannot read it, or there is no place.
         """
+        # Before the prompt is made: a heavy lorebook's search is part of the work.
+        self._places.enter()
+        try:
+            completion = await self._prepared(call)
+        except BaseException:
+            self._places.leave()
+            raise
+        self._running.add(completion)
+        completion.task = asyncio.create_task(self._run(completion))
+        # Not in the task itself: one that is cancelled before its first step runs no line of it.
+        completion.task.add_done_callback(lambda task: self._finish(completion, task))
+        return completion
+
+    async def _prepared(self, call: CompletionCall) -> Completion:
         persona, request = call.persona, call.request
         asked = request.max_completion_tokens or request.max_tokens or persona.sampling.max_tokens
         try:
@@ -169,6 +184,8 @@ class Completions:
             ) from None
         except EngineError as error:
             raise _told(error) from None
+        if self._closed:
+            raise ApiError(503, "stopping", _STOPPING)
         own = persona.sampling
         sampling = Sampling(
             temperature=own.temperature if request.temperature is None else request.temperature,
@@ -177,8 +194,7 @@ class Completions:
             seed=request.seed,
             stop=tuple(request.stop),
         )
-        self._places.enter()
-        completion = Completion(
+        return Completion(
             call,
             prompt,
             sampling,
@@ -190,14 +206,10 @@ class Completions:
             ),
             Generation(self._engine, self._metrics),
         )
-        self._running.add(completion)
-        completion.task = asyncio.create_task(self._run(completion))
-        # Not in the task itself: one that is cancelled before its first step runs no line of it.
-        completion.task.add_done_callback(lambda task: self._finish(completion, task))
-        return completion
 
     async def close(self, grace_s: float) -> None:
         """Let running completions end within the grace, then stop them."""
+        self._closed = True
         tasks = [one.task for one in self._running if one.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import logging
+import random
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -24,14 +25,19 @@ from redis.asyncio import Redis
 from memory.keys import ThreadKeys
 from personas.digest import persona_digest
 from personas.library import load_library
+from personas.model import Lorebook
 from proofs.receipt import Outcome, Receipt, commitment, decode_receipt
 from runtime.enclave.api import (
     COMPLETION_RECEIPT_LABEL,
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
+    ApiError,
 )
+from runtime.enclave.binding import Binding
+from runtime.enclave.completions import CompletionCall
 from runtime.enclave.engines.base import Delta, EngineError, FinishReason, Message, Sampling
 from runtime.enclave.engines.scripted import ScriptedEngine
+from runtime.enclave.openai_api import parse_chat_request
 from runtime.enclave.prompt import Scene, build_prompt
 from runtime.sealing import open_receipt
 from tests.runtime.enclave_world import (
@@ -43,6 +49,7 @@ from tests.runtime.enclave_world import (
     completion,
     error_of,
     inner,
+    newest,
     running_enclave,
 )
 from transport import media
@@ -705,6 +712,40 @@ async def test_turns_and_completions_share_their_places(world: World) -> None:
         assert (done.status, turn.status) == (200, 200)
         _, done = await ask(enclave, completion(max_tokens=1))
         assert done.status == 200
+
+
+def heavy_call(enclave: Enclave) -> CompletionCall:
+    """A completion whose lorebook is searched for a while, beside the event loop."""
+    keys = [{"keys": [f"[ab ]*a[ab ]{{10}}x{at}"], "use_regex": True} for at in range(40)]
+    entries = [{**key, "content": "found"} for key in keys]
+    said = "".join(random.Random(1).choices("ab ", k=9_000))
+    body = orjson.dumps(completion(messages=[{"role": "user", "content": said}], max_tokens=1))
+    return CompletionCall(
+        request=parse_chat_request(body),
+        body=body,
+        persona=WREN.model_copy(update={"lorebook": Lorebook.model_validate({"entries": entries})}),
+        digest=bytes(32),
+        keys=ThreadKeys(bytes(32)),
+        binding=Binding(newest(enclave.keeper), 0, bytes(32), bytes(32)),
+    )
+
+
+async def test_a_completion_has_its_place_before_its_prompt_is_made(world: World) -> None:
+    """So heavy ones cannot queue up uncounted; and none begins once the enclave stops."""
+    async with running_enclave(world, ScriptedEngine(), max_turns=1) as enclave:
+        made = asyncio.create_task(enclave.completions.create(heavy_call(enclave)))
+        await asyncio.sleep(0)
+        assert (enclave.places.taken, made.done()) == (1, False)
+        _, refused = await ask(enclave, completion(max_tokens=1))
+        assert (refused.status, error_of(refused)["code"]) == (503, "overloaded")
+        await (await made).whole()
+        await until(lambda: enclave.places.taken == 0)
+        made = asyncio.create_task(enclave.completions.create(heavy_call(enclave)))
+        await asyncio.sleep(0)
+        await enclave.completions.close(0)
+        with pytest.raises(ApiError) as stopping:
+            await made
+        assert (stopping.value.code, enclave.places.taken) == ("stopping", 0)
 
 
 async def test_an_enclave_that_stops_tells_its_completions(world: World) -> None:
