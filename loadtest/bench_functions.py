@@ -148,7 +148,13 @@ def verify(effort: Effort) -> Iterator[Comparison]:
 def _attest(root: Ed25519PrivateKey, key: Ed25519PrivateKey, now: int) -> Bundle:
     measurements = (("vm.image", bytes(48)),)
     platform = SimulatedPlatform.create(root, os.urandom(32), measurements=measurements)
-    claims = Claims(
+    return make_bundle(some_claims(measurements, key, now), platform, now)
+
+
+def some_claims(
+    measurements: tuple[tuple[str, bytes], ...], key: Ed25519PrivateKey, now: int
+) -> Claims:
+    return Claims(
         key_configs=(GatewayKey.generate(1, os.urandom(32)).config.encode(),),
         receipt_key=raw_public(key),
         measurements=measurements,
@@ -160,7 +166,6 @@ def _attest(root: Ed25519PrivateKey, key: Ed25519PrivateKey, now: int) -> Bundle
         not_after=now + 3600,
         epoch=0,
     )
-    return make_bundle(claims, platform, now)
 
 
 def a_receipt(enclave: bytes, now: int) -> Receipt:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from loadtest.bench_functions import some_claims
 from loadtest.bench_receipts import NoReceipts
 from loadtest.rounds import Comparison, Effort, progress
 from loadtest.threads import Writer, Written
@@ -28,8 +29,6 @@ from memory.view import View
 from personas.digest import persona_digest
 from personas.library import load_library
 from personas.model import Persona
-from proofs.claims import Claims
-from proofs.ed25519 import raw_public
 from runtime.enclave.agent import Agent
 from runtime.enclave.api import TurnRequest, parse_body, to_base64url
 from runtime.enclave.binding import Binding
@@ -42,7 +41,6 @@ from runtime.enclave.turns import TurnCall
 from runtime.enclave.views import Views
 from runtime.errors import SottoError
 from runtime.telemetry import EnclaveMetrics, MemoryMetrics
-from transport.keyconfig import GatewayKey
 
 _MESSAGE = "Do you remember what I told you about my grandmother and the bread?"
 _TURNS = 20  # of each kind in a round
@@ -165,17 +163,6 @@ async def _agents(client: Redis) -> _Agents:
 def _binding() -> Binding:
     """An identity that nobody verifies: receipts are dropped here."""
     key, now = Ed25519PrivateKey.generate(), int(time.time())
-    claims = Claims(
-        key_configs=(GatewayKey.generate(1, os.urandom(32)).config.encode(),),
-        receipt_key=raw_public(key),
-        measurements=(("bench", bytes(48)),),
-        release=bytes(32),
-        model_manifest=bytes(32),
-        engine="scripted",
-        model="script",
-        not_before=now,
-        not_after=now + 3600,
-        epoch=0,
-    )
+    claims = some_claims((("bench", bytes(48)),), key, now)
     identity = Identity(claims, b"bench", "", now, (), key)
     return Binding(identity, 1, os.urandom(32), os.urandom(32))
