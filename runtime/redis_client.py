@@ -46,13 +46,17 @@ class _Pipeline(Pipeline):
 
 
 async def _unless_cancelled(call: Awaitable[T]) -> T:
-    """What a call gives; ends the task where it was cancelled meanwhile, and that was lost."""
+    """What a call gives; ends the task where it was cancelled meanwhile, and that was lost.
+
+    Also where the call failed: whoever is patient with a server that is away would go on for ever.
+    """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()
-    found = await call
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return found
+    try:
+        return await call
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @contextlib.asynccontextmanager
@@ -85,19 +89,6 @@ async def connect_redis(url: str) -> AsyncIterator[redis.asyncio.Redis]:
         yield client
     finally:
         await client.aclose()
-
-
-def end_if_cancelled() -> None:
-    """End this task where it was cancelled and redis-py, as it does at times, swallowed that.
-
-    Every loop around calls that asks this once a round ends; without it a stop waits for ever.
-
-    Raises:
-        asyncio.CancelledError: It was.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def hash_fields(

@@ -39,7 +39,7 @@ from runtime.enclave.engines.base import Engine
 from runtime.enclave.epochs import EpochStore
 from runtime.enclave.outbox import append_leaf
 from runtime.errors import SetupError, SottoError
-from runtime.redis_client import end_if_cancelled, hash_fields
+from runtime.redis_client import hash_fields
 from runtime.streams import ENCLAVES_SET, enclave_key, receipt_key
 from transport.hpke import KEM_X25519_HKDF_SHA256, KEM_X_WING
 from transport.keyconfig import GatewayKey, KeyConfig
@@ -275,7 +275,6 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
         identifier = hashlib.sha256(bundle).hexdigest()
         asked_at = -math.inf
         while True:
-            end_if_cancelled()
             # Again after a while: a Redis that failed over may have lost the entry, and the log
             # takes each entry once.
             if time.monotonic() - asked_at > _ASK_AGAIN_S:
@@ -308,7 +307,6 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _renew_in_time(self) -> None:
         while True:
-            end_if_cancelled()
             pause = _LOOK_EVERY_S
             try:
                 await self._renew()
@@ -349,7 +347,6 @@ class IdentityKeeper(Mapping[int, GatewayKey]):
 
     async def _announce_often(self) -> None:
         while True:
-            end_if_cancelled()
             self.forget_expired()
             await self.announce()
             await asyncio.sleep(ANNOUNCE_EVERY_S)

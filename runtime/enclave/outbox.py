@@ -23,7 +23,7 @@ from memory.keys import ThreadKeys
 from proofs.erasure import Erasure, erasure_entry, sign_erasure
 from proofs.receipt import Receipt, receipt_entry, sign_receipt
 from runtime.errors import SottoError
-from runtime.redis_client import end_if_cancelled, hash_fields
+from runtime.redis_client import hash_fields
 from runtime.sealing import open_receipt, seal_receipt
 from runtime.streams import LEAVES_STREAM, receipt_key
 
@@ -246,7 +246,6 @@ async def patiently(call: Callable[[], Awaitable[T]], identifier: str) -> T:
     """What Redis answers, however long it is away; `identifier` for the log."""
     delay = _RETRY_FIRST_S
     while True:
-        end_if_cancelled()
         try:
             return await call()
         except (redis.exceptions.RedisError, OSError) as error:

@@ -27,7 +27,6 @@ from personas.sealing import OVERHEAD, STEP_BYTES, open_definition
 from runtime.enclave.api import ApiError
 from runtime.enclave.lore import ready_lore
 from runtime.enclave.persona_chains import PersonaChains, damaged, unavailable
-from runtime.redis_client import end_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +271,6 @@ class PersonaSource:
     async def run(self) -> None:
         """Follow what is published, until cancelled."""
         while True:
-            end_if_cancelled()
             try:
                 more = await self.refresh()
             except ApiError as error:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from runtime.redis_client import Client, connect_redis
 
@@ -47,6 +51,32 @@ async def test_a_task_that_is_cancelled_in_a_call_ends(
             assert done, f"cancelled after {steps} steps, and it goes on"
             assert task.cancelled()
         assert await client.ping()
+
+
+async def test_a_cancellation_that_a_failing_call_has_lost_is_not_lost() -> None:
+    """The call fails as the server is away, and the task ends all the same."""
+
+    class Away(redis.asyncio.Connection):
+        async def connect_check_health(self, *args: Any, **options: Any) -> None:
+            # What `asyncio.wait_for` does before Python 3.12.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            raise RedisConnectionError
+
+    client = Client(connection_pool=redis.asyncio.ConnectionPool(connection_class=Away))
+
+    async def patient() -> None:
+        while True:
+            with contextlib.suppress(RedisError):
+                await client.get("a")
+
+    task = asyncio.create_task(patient())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=60)
+    assert done
+    assert task.cancelled()
 
 
 async def test_a_call_in_the_end_of_a_cancelled_task_is_made(valkey: str) -> None:
